@@ -1,0 +1,24 @@
+// Client channels between Baton's processes.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <grpcpp/channel.h>
+
+namespace baton {
+
+struct ChannelOptions {
+  int max_receive_bytes = 64 << 20;
+  // A peer that vanished without closing the connection is noticed after about keepalive_ms + keepalive_timeout_ms.
+  int keepalive_ms = 10000;
+  int keepalive_timeout_ms = 5000;
+  // First and largest wait between connection attempts.
+  int min_backoff_ms = 100;
+  int max_backoff_ms = 2000;
+};
+
+// Lazy: connects at first use. Each call makes its own connection (not shared with other channels to the same target).
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& target, const ChannelOptions& options = {});
+
+}  // namespace baton

@@ -1,0 +1,11 @@
+// SIGTERM and SIGINT as something to wait for.
+#pragma once
+
+namespace baton {
+
+// First thing in main, before any thread starts: blocks the two signals in this and all later threads, ignores SIGPIPE.
+void BlockShutdownSignals();
+// Returns the signal's number. From then on a second signal ends the process at once.
+int WaitForShutdownSignal();
+
+}  // namespace baton

@@ -1,0 +1,96 @@
+// The wire format of a sequence state (docs/state-format.md): a header, sections, a commit. Written in pieces while
+// prefill computes; read into a state that was reserved beforehand; nothing of it counts before the commit verifies.
+//
+// Writer (prefill side): one per handoff.
+//   StateWriter writer(fingerprint, layout, prompt_tokens);
+//   std::string bytes = writer.Header();
+//   for each chunk:  forward(...);  writer.AppendPieces(state, &bytes);   // what became final and will be needed
+//   writer.AppendCommit(state, first_token, &bytes);
+//
+// Reader (decode side): one per reservation. Any byte sequence is safe to feed.
+//   StateReader reader(fingerprint, &state);
+//   absl::Status s = reader.Feed(chunk);      // INVALID_ARGUMENT / DATA_LOSS / FAILED_PRECONDITION; final once not OK
+//   if (reader.committed()) { ... reader.commit().position ... }
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "common/state/fingerprint.h"
+#include "common/state/sequence_state.h"
+
+namespace baton {
+
+// The token sampled from the last prompt position, which decode consumes first, with its log probabilities.
+struct FirstTokenRecord {
+  int32_t id = 0;
+  bool has_logprobs = false;
+  bool is_greedy = false;
+  float logprob = 0;
+  std::vector<int32_t> top_ids;
+  std::vector<float> top_logprobs;
+};
+
+struct CommitRecord {
+  // Tokens the state has consumed.
+  int64_t position = 0;
+  FirstTokenRecord first_token;
+};
+
+class StateWriter {
+ public:
+  // `layout` must outlive the writer. `final_position`: where the handoff will happen (prompt length); window rows that
+  // will have left the window by then are never sent.
+  StateWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position);
+
+  // Call first. Appends the stream header.
+  void AppendHeader(std::string* out);
+  // Appends the sections for all positions in [already sent, state.position()) that decode needs. Recurrent sections
+  // are written only once state.position() == final_position.
+  void AppendPieces(const SequenceState& state, std::string* out);
+  // Call once, after AppendPieces at final_position.
+  void AppendCommit(const FirstTokenRecord& first_token, std::string* out);
+
+ private:
+  Fingerprint fingerprint_;
+  const StateLayout* layout_;
+  int64_t final_position_;
+  int64_t sent_position_ = 0;
+  uint32_t sections_ = 0;
+  uint64_t chain_ = 0;
+};
+
+class StateReader {
+ public:
+  // `state` must outlive the reader, be freshly created, and is modified by Feed.
+  StateReader(const Fingerprint& expected, SequenceState* state);
+
+  // Whole frames only (a chunk boundary never splits a frame).
+  //   FAILED_PRECONDITION  version or fingerprint differ
+  //   INVALID_ARGUMENT     malformed, out of range, duplicate or missing sections
+  //   DATA_LOSS            a checksum does not match
+  absl::Status Feed(absl::string_view frames);
+  bool committed() const { return commit_.has_value(); }
+  const CommitRecord& commit() const { return *commit_; }
+  int64_t bytes_received() const { return bytes_received_; }
+
+ private:
+  absl::Status FeedFrame(uint8_t type, absl::string_view payload);
+  Fingerprint expected_;
+  SequenceState* state_;
+  absl::Status status_;
+  bool header_seen_ = false;
+  int64_t final_position_ = 0;
+  // Per layer: KV rows are sent in ascending order; the next expected position. Recurrent: 0 or 1 received.
+  std::vector<int64_t> progress_;
+  uint32_t sections_ = 0;
+  uint64_t chain_ = 0;
+  int64_t bytes_received_ = 0;
+  absl::optional<CommitRecord> commit_;
+};
+
+}  // namespace baton

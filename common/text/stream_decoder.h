@@ -1,0 +1,48 @@
+// Tokens in, text deltas out: never half a UTF-8 character, never a prefix of a stop string that may still match,
+// nothing after a match. One per stream; not thread-safe.
+//
+//   StreamDecoder decoder(tokenizer, {.stop = {"\n\n"}});
+//   StreamDecoder::Step step = decoder.Push(id);   // step.text is safe to send
+//   if (step.matched_stop >= 0) ...                // generation ends here
+//   std::string rest = decoder.Flush();            // at a normal end: what was held back
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/text/tokenizer.h"
+
+namespace baton {
+
+struct StreamDecoderOptions {
+  std::vector<std::string> stop;
+  // Keep the matched stop string in the text.
+  bool include_stop = false;
+  // Show control tokens by name.
+  bool keep_special = false;
+};
+
+class StreamDecoder {
+ public:
+  struct Step {
+    std::string text;
+    // Index in options.stop of the string that matched (the one that ends earliest; then the longest), or -1.
+    int matched_stop = -1;
+  };
+
+  // `tokenizer` must outlive the decoder.
+  StreamDecoder(const Tokenizer* tokenizer, StreamDecoderOptions options);
+  Step Push(int32_t id);
+  // Everything held back; incomplete UTF-8 becomes U+FFFD. Empty after a match.
+  std::string Flush();
+
+ private:
+  Step Release(bool flush);
+  const Tokenizer* tokenizer_;
+  StreamDecoderOptions options_;
+  std::string held_;
+  bool done_ = false;
+};
+
+}  // namespace baton
