@@ -16,6 +16,8 @@ struct ChannelOptions {
   // First and largest wait between connection attempts.
   int min_backoff_ms = 100;
   int max_backoff_ms = 2000;
+  // How long one connection attempt may take.
+  int connect_timeout_ms = 3000;
 };
 
 // Lazy: connects at first use. Each call makes its own connection (not shared with other channels to the same target).
