@@ -1,0 +1,76 @@
+// What Prefill.Run and Decode.Run have in common, checked field by field and converted to our own types. A peer is not
+// trusted to be a well-behaved gateway: whatever comes out of CheckRequest can be given to the engine as it is.
+//
+//   absl::StatusOr<SequenceRequest> request = CheckRequest(proto, limits);
+//   if (!request.ok()) return reactor->Finish(ToGrpcStatus(request.status()));
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "baton/worker/v1/worker.pb.h"
+#include "common/sampling/sampler.h"
+#include "common/state/fingerprint.h"
+#include "common/state/state_codec.h"
+
+namespace baton {
+
+inline constexpr int kMaxTopLogprobs = 20;
+inline constexpr int kMaxPriority = 100;
+inline constexpr int kMaxRequestIdBytes = 128;
+inline constexpr int kMaxStopTokenIds = 1024;
+inline constexpr int kMaxLogitBiasEntries = 1024;
+
+// What a worker accepts.
+struct RequestLimits {
+  Fingerprint fingerprint;
+  int64_t vocab_size = 0;
+  // Prompt plus output.
+  int64_t max_tokens = 0;
+};
+
+struct SequenceRequest {
+  std::string request_id;
+  // Prompt, then `generated_tokens` tokens that were generated before this run. Never empty; all ids in range.
+  std::vector<int32_t> tokens;
+  int32_t generated_tokens = 0;
+  SamplingParams sampling;
+  // Counts generated_tokens and the first token.
+  int32_t max_new_tokens = 0;
+  int32_t min_new_tokens = 0;
+  // Ascending, without duplicates.
+  std::vector<int32_t> stop_token_ids;
+  bool logprobs = false;
+  int top_logprobs = 0;
+  int priority = 0;
+
+  // Tokens when the sequence is complete: what its state is reserved for.
+  int64_t total_tokens() const { return static_cast<int64_t>(tokens.size()) - generated_tokens + max_new_tokens; }
+  bool IsStop(int32_t id) const;
+  // Ids that may not be sampled as the token that follows `generated` generated ones.
+  absl::Span<const int32_t> MaskedIds(int64_t generated) const {
+    return generated < min_new_tokens ? absl::Span<const int32_t>(stop_token_ids) : absl::Span<const int32_t>();
+  }
+  // Prompt tokens and generated ones as penalties want them.
+  TokenHistory MakeHistory() const;
+};
+
+//   INVALID_ARGUMENT    with a BadRequest violation for every bad field; reason PROMPT_TOO_LONG when tokens and
+//                       max_new_tokens exceed max_tokens
+//   FAILED_PRECONDITION reason FINGERPRINT_MISMATCH
+absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& request, const RequestLimits& limits);
+
+// Also checks score_from, and that a handoff is complete when there is one. With score_only, sampling and stopping are
+// not looked at and max_new_tokens is 0.
+absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::PrefillRequest& request, const RequestLimits& limits);
+
+SamplingParams FromProto(const worker::v1::Sampling& sampling);
+void ToProto(const TokenLogprob& logprob, worker::v1::TokenLogprobs* out);
+// The record of a first token, from what the sampler gave.
+FirstTokenRecord MakeFirstTokenRecord(int32_t id);
+FirstTokenRecord MakeFirstTokenRecord(int32_t id, const TokenLogprob& logprob);
+
+}  // namespace baton

@@ -1,0 +1,118 @@
+// baton.worker.v1.Worker: what a gateway asks any worker. Who are you, give me your tokenizer, how busy are you.
+//
+//   LoadReporter load(&budget);                       // the engine calls load.SetRunning(...) and so on
+//   WorkerService service(MakeWorkerInfo(...), model.tokenizer(), &load);
+//   server.AddService(&service);
+//   ...
+//   load.SetDraining();                               // watchers hear of it within a tenth of a second
+//   server.Stop(grace);                               // WatchLoad streams end by being cancelled
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <grpcpp/grpcpp.h>
+
+#include "absl/strings/string_view.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "baton/worker/v1/worker.grpc.pb.h"
+#include "common/model/model.h"
+#include "common/rpc/event_writer.h"
+#include "common/state/memory_budget.h"
+#include "common/state/state_layout.h"
+
+namespace baton {
+
+// A worker's load as its engine last said it. Setters are cheap (one atomic store) and thread-safe.
+class LoadReporter {
+ public:
+  // `budget` must outlive it.
+  explicit LoadReporter(const MemoryBudget* budget) : budget_(budget) {}
+  LoadReporter(const LoadReporter&) = delete;
+
+  void SetRunning(int64_t sequences) { running_.store(sequences, std::memory_order_relaxed); }
+  // Requests that wait for work to begin. Decode: reserved, state not complete yet.
+  void SetQueued(int64_t requests) { queued_.store(requests, std::memory_order_relaxed); }
+  // Prompt tokens accepted and not yet computed.
+  void SetQueuedTokens(int64_t tokens) { queued_tokens_.store(tokens, std::memory_order_relaxed); }
+  // Tokens done (prefill: computed, decode: sampled): gives tokens_per_second.
+  void AddTokens(int64_t tokens) { tokens_done_.fetch_add(tokens, std::memory_order_relaxed); }
+  void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
+
+  // All but tokens_per_second, which the service works out from tokens_done.
+  worker::v1::Load Snapshot() const;
+  int64_t tokens_done() const { return tokens_done_.load(std::memory_order_relaxed); }
+
+ private:
+  const MemoryBudget* const budget_;
+  std::atomic<int64_t> running_{0};
+  std::atomic<int64_t> queued_{0};
+  std::atomic<int64_t> queued_tokens_{0};
+  std::atomic<int64_t> tokens_done_{0};
+  std::atomic<bool> draining_{false};
+};
+
+struct WorkerIdentity {
+  worker::v1::WorkerInfo::Role role = worker::v1::WorkerInfo::ROLE_UNSPECIFIED;
+  std::string boot_id;
+  std::string model_name;
+  // Prompt plus output.
+  int64_t max_tokens = 0;
+  int64_t state_bytes_total = 0;
+};
+
+// `layout`: of the states this worker makes.
+worker::v1::WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, const StateLayout& layout);
+
+// The bytes of a state as a function of its length: see the message. Never more than a page per global layer below
+// layout.BytesFor(n).
+worker::v1::StateBytes MakeStateBytes(const StateLayout& layout);
+
+// XXH3-128, 32 hex digits.
+std::string TokenizerHash(absl::string_view tokenizer);
+
+class WorkerService final : public worker::v1::Worker::CallbackService {
+ public:
+  // `load` and `tokenizer`'s bytes must outlive it. `info.uptime_seconds` is filled in at each call.
+  WorkerService(worker::v1::WorkerInfo info, absl::string_view tokenizer, const LoadReporter* load);
+  ~WorkerService() override;
+  WorkerService(const WorkerService&) = delete;
+
+  grpc::ServerUnaryReactor* GetInfo(grpc::CallbackServerContext* context, const worker::v1::GetInfoRequest* request,
+                                    worker::v1::WorkerInfo* response) override;
+  grpc::ServerWriteReactor<worker::v1::TokenizerPiece>* GetTokenizer(
+      grpc::CallbackServerContext* context, const worker::v1::GetTokenizerRequest* request) override;
+  grpc::ServerWriteReactor<worker::v1::Load>* WatchLoad(grpc::CallbackServerContext* context,
+                                                        const worker::v1::WatchLoadRequest* request) override;
+
+ private:
+  using LoadHandle = std::shared_ptr<EventWriter<worker::v1::Load>::Handle>;
+
+  // Pushes the load to all watchers when it changed. Sleeps while there are none.
+  void WatchLoop();
+  // The load with tokens_per_second over the last second. Watch thread only.
+  worker::v1::Load CurrentLoad(absl::Time now);
+  bool WakeWatcher() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !watchers_.empty(); }
+  bool Stopping() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_; }
+
+  const worker::v1::WorkerInfo info_;
+  const absl::string_view tokenizer_;
+  const LoadReporter* const load_;
+  const absl::Time started_;
+
+  absl::Mutex mutex_;
+  std::vector<LoadHandle> watchers_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // (when, tokens done by then), oldest first; watch thread only.
+  std::deque<std::pair<absl::Time, int64_t>> token_counts_;
+  std::thread watch_thread_;
+};
+
+}  // namespace baton
