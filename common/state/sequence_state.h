@@ -4,12 +4,11 @@
 //
 // Invariants:
 //  * All bytes are reserved from the budget at Create; nothing later can fail for lack of memory. Pages of global KV
-//  are
-//    allocated as the position advances; bytes() is what is reserved.
+//    are allocated as the position advances; bytes() is what is reserved.
 //  * Rows are addressed by absolute position. A position is visible iff the model's mask says so; which slot it lives
-//  in
-//    is this class's business alone.
-//  * Not thread-safe; one engine thread (and the kernels it runs) uses it at a time.
+//    in is this class's business alone.
+//  * Not thread-safe; one engine thread (and the kernels it runs) uses it at a time. Within one run, rows of different
+//    positions or layers may be written from several threads, and rows no thread writes may be read.
 //
 //   BATON_ASSIGN_OR_RETURN(SequenceState s, SequenceState::Create(layout, budget, max_tokens));
 //   s.WriteKv(layer, s.position() + i, k, v);        // for every token of a run, every KV layer
@@ -25,6 +24,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "common/state/aligned_block.h"
 #include "common/state/memory_budget.h"
 #include "common/state/state_layout.h"
 
@@ -40,8 +40,8 @@ struct KvSpan {
 
 class SequenceState {
  public:
-  // RESOURCE_EXHAUSTED when the budget has no room for layout.BytesFor(max_tokens). The layout is shared, not copied.
-  // Recurrent vectors and conv inputs start as zeros.
+  // RESOURCE_EXHAUSTED when the budget has no room for layout.BytesFor(max_tokens), INVALID_ARGUMENT when max_tokens
+  // < 1. The layout is shared, not copied. Recurrent vectors and conv inputs start as zeros.
   static absl::StatusOr<SequenceState> Create(std::shared_ptr<const StateLayout> layout, MemoryBudget& budget,
                                               int64_t max_tokens);
   SequenceState(SequenceState&&) noexcept = default;
@@ -86,16 +86,24 @@ class SequenceState {
 
  private:
   SequenceState() = default;
-  struct Block {
-    std::unique_ptr<std::byte[]> data;
-  };
   struct Layer {
-    // kGlobalKv: one block per page. kWindowKv: one block, the ring. kRecurrent: one block, RG-LRU then conv.
-    std::vector<Block> blocks;
-    int64_t ring_slots = 0;
+    LayerStateSpec::Kind kind = LayerStateSpec::Kind::kGlobalKv;
+    // kGlobalKv: one block per page, allocated at its first row. kWindowKv: one block, the ring. Both hold K then V,
+    // each [kv_heads, block_slots, head_dim]. kRecurrent: one block, RG-LRU then conv.
+    std::vector<AlignedBlock> blocks;
+    int64_t block_bytes = 0;
+    int64_t block_slots = 0;
+    // One head's K or V of one position.
+    int64_t row_bytes = 0;
+  };
+  struct Slot {
+    int64_t block;
+    int64_t index;
   };
 
-  std::byte* KvRow(int layer, int kv_head, int64_t position, bool value);
+  Slot Locate(int layer, int64_t position) const;
+  std::byte* MutableKvRow(int layer, int kv_head, int64_t position, bool value);
+  std::byte* RecurrentBlock(int layer) const;
 
   std::shared_ptr<const StateLayout> layout_;
   MemoryReservation reservation_;

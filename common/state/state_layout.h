@@ -2,11 +2,15 @@
 //
 // A layout is a pure function of a model's config and the precision of its state. Three kinds of layer state exist:
 //   kGlobalKv   paged K and V of every position (Gemma 1; odd layers of Gemma 2)
-//   kWindowKv   K and V of the last `visible_keys` positions, in a ring (even layers of Gemma 2; RecurrentGemma
-//   attention) kRecurrent  one float32 RG-LRU vector and the last inputs of the temporal convolution
+//   kWindowKv   K and V of the last `visible_keys` positions, in a ring (even layers of Gemma 2; attention layers of
+//               RecurrentGemma)
+//   kRecurrent  one float32 RG-LRU vector and the last inputs of the temporal convolution
 //
 //   StateLayout layout = model->MakeStateLayout(/*max_run_tokens=*/1);
 //   int64_t bytes = layout.BytesFor(prompt + max_new_tokens);   // exactly what SequenceState::Create will take
+//
+// Token counts may come from requests: byte counts that do not fit int64 come out as its largest value, which no budget
+// holds. Every block (page, ring, recurrent state) is counted in whole cache lines, as it is allocated.
 #pragma once
 
 #include <cstdint>
@@ -44,6 +48,9 @@ struct StateLayout {
 
   // Slots of a window layer's ring in a sequence of at most max_tokens tokens.
   int64_t RingSlots(const LayerStateSpec& layer, int64_t max_tokens) const;
+  // First position whose K and V a decoder at `position` still needs: 0 for global layers,
+  // max(0, position - (visible_keys - 1)) for windows. KV layers only.
+  int64_t FirstNeededPosition(const LayerStateSpec& layer, int64_t position) const;
   // Bytes of one page of a global layer: K then V, each [kv_heads, page_tokens, head_dim].
   int64_t PageBytes(const LayerStateSpec& layer) const;
   // Bytes of one layer's state for a sequence of at most max_tokens tokens.

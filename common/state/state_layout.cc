@@ -1,0 +1,79 @@
+#include "common/state/state_layout.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/base/status_macros.h"
+#include "common/state/aligned_block.h"
+
+namespace baton {
+namespace {
+
+constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+
+// Sizes come from requests, so sums and products stop at the largest value instead of wrapping: no budget holds it.
+int64_t Multiply(int64_t a, int64_t b) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? kMax : product;
+}
+
+int64_t Add(int64_t a, int64_t b) {
+  int64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? kMax : sum;
+}
+
+// What one block of `bytes` takes: blocks start at cache lines.
+int64_t BlockBytes(int64_t bytes) {
+  constexpr int64_t kAlignment = AlignedBlock::kAlignment;
+  const int64_t padded = Add(bytes, kAlignment - 1);
+  return padded == kMax ? kMax : padded / kAlignment * kAlignment;
+}
+
+// K and V of one position, all heads.
+int64_t KvPositionBytes(const LayerStateSpec& layer, ElementType element) {
+  return Multiply(Multiply(2 * ElementBytes(element), layer.kv_heads), layer.head_dim);
+}
+
+}  // namespace
+
+int64_t StateLayout::RingSlots(const LayerStateSpec& layer, int64_t max_tokens) const {
+  BATON_CHECK(layer.kind == LayerStateSpec::Kind::kWindowKv);
+  return std::min(std::max<int64_t>(max_tokens, 0), Add(layer.visible_keys, max_run_tokens - 1));
+}
+
+int64_t StateLayout::FirstNeededPosition(const LayerStateSpec& layer, int64_t position) const {
+  BATON_CHECK(layer.kind != LayerStateSpec::Kind::kRecurrent);
+  if (layer.kind == LayerStateSpec::Kind::kGlobalKv) return 0;
+  return std::max<int64_t>(0, position - (layer.visible_keys - 1));
+}
+
+int64_t StateLayout::PageBytes(const LayerStateSpec& layer) const {
+  BATON_CHECK(layer.kind == LayerStateSpec::Kind::kGlobalKv);
+  return BlockBytes(Multiply(KvPositionBytes(layer, element), page_tokens));
+}
+
+int64_t StateLayout::LayerBytes(const LayerStateSpec& layer, int64_t max_tokens) const {
+  switch (layer.kind) {
+    case LayerStateSpec::Kind::kGlobalKv: {
+      const int64_t tokens = std::max<int64_t>(max_tokens, 0);
+      const int64_t pages = tokens / page_tokens + (tokens % page_tokens != 0 ? 1 : 0);
+      return Multiply(pages, PageBytes(layer));
+    }
+    case LayerStateSpec::Kind::kWindowKv:
+      return BlockBytes(Multiply(RingSlots(layer, max_tokens), KvPositionBytes(layer, element)));
+    case LayerStateSpec::Kind::kRecurrent: {
+      const int64_t rg_lru = Multiply(layer.width, sizeof(float));
+      const int64_t conv = Multiply(Multiply(layer.conv_history, layer.width), ElementBytes(element));
+      return BlockBytes(Add(rg_lru, conv));
+    }
+  }
+  BATON_CHECK(false && "unknown kind of layer state");
+}
+
+int64_t StateLayout::BytesFor(int64_t max_tokens) const {
+  int64_t bytes = 0;
+  for (const LayerStateSpec& layer : layers) bytes = Add(bytes, LayerBytes(layer, max_tokens));
+  return bytes;
+}
+
+}  // namespace baton
