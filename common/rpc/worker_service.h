@@ -5,7 +5,8 @@
 //   server.AddService(&service);
 //   ...
 //   load.SetDraining();                               // watchers hear of it within a tenth of a second
-//   server.Stop(grace);                               // WatchLoad streams end by being cancelled
+//   service.EndWatches();                             // so that nothing keeps the server from stopping at once
+//   server.Stop(grace);
 #pragma once
 
 #include <atomic>
@@ -85,6 +86,9 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   ~WorkerService() override;
   WorkerService(const WorkerService&) = delete;
 
+  // Ends all WatchLoad streams, after a last update, and refuses new ones.
+  void EndWatches();
+
   grpc::ServerUnaryReactor* GetInfo(grpc::CallbackServerContext* context, const worker::v1::GetInfoRequest* request,
                                     worker::v1::WorkerInfo* response) override;
   grpc::ServerWriteReactor<worker::v1::TokenizerPiece>* GetTokenizer(
@@ -109,6 +113,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
 
   absl::Mutex mutex_;
   std::vector<LoadHandle> watchers_ ABSL_GUARDED_BY(mutex_);
+  bool watches_ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // (when, tokens done by then), oldest first; watch thread only.
   std::deque<std::pair<absl::Time, int64_t>> token_counts_;

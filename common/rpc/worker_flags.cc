@@ -1,0 +1,222 @@
+#include "common/rpc/worker_flags.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <limits>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
+#include "common/base/bytes.h"
+#include "common/base/cpu.h"
+#include "common/base/status_macros.h"
+#include "common/base/version.h"
+
+namespace baton {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+constexpr size_t kMaxModelNameBytes = 128;
+// Checkpoints below this load in a moment and show no progress.
+constexpr int64_t kQuietLoadBytes = int64_t{256} << 20;
+constexpr absl::Duration kTerminalProgressInterval = absl::Milliseconds(100);
+constexpr absl::Duration kLogProgressInterval = absl::Seconds(5);
+
+std::string HostPortProblem(absl::string_view text) {
+  const std::string problem = absl::StrCat("expected HOST:PORT, got \"", std::string(text), "\"");
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos || colon == 0) return problem;
+  const absl::string_view host = text.substr(0, colon);
+  const absl::string_view port_text = text.substr(colon + 1);
+  const bool bracketed = host.front() == '[' && host.back() == ']' && host.size() > 2;
+  if (!bracketed && host.find(':') != absl::string_view::npos) {
+    return absl::StrCat("an IPv6 address needs brackets: [ADDRESS]:PORT, got \"", std::string(text), "\"");
+  }
+  if (host.find_first_of(" \t\r\n/") != absl::string_view::npos) return problem;
+  int port = 0;
+  const bool digits = !port_text.empty() && port_text.find_first_not_of("0123456789") == absl::string_view::npos;
+  if (!digits || !absl::SimpleAtoi(port_text, &port) || port > 65535) {
+    return absl::StrCat("the port of \"", std::string(text), "\" must be a number from 0 to 65535");
+  }
+  return "";
+}
+
+// Shows how far loading is, from the callback of Model::Load.
+class LoadProgress {
+ public:
+  explicit LoadProgress(std::string name) : name_(std::move(name)), terminal_(isatty(STDERR_FILENO) == 1) {}
+  ~LoadProgress() {
+    if (line_shown_) std::fputs("\r\033[K", stderr);
+  }
+
+  void Update(int64_t done, int64_t total) {
+    if (total < kQuietLoadBytes) return;
+    const absl::Time now = absl::Now();
+    const absl::Duration interval = terminal_ ? kTerminalProgressInterval : kLogProgressInterval;
+    if (now - last_shown_ < interval) return;
+    last_shown_ = now;
+    const int percent = static_cast<int>(100.0 * static_cast<double>(done) / static_cast<double>(total));
+    if (!terminal_) {
+      Log(Severity::kInfo, "model_loading").With("model", name_).With("percent", percent).With("bytes", total);
+      return;
+    }
+    line_shown_ = true;
+    const std::string line = absl::StrFormat("\r\033[Kloading %s: %d%% of %s", name_, percent, FormatBytes(total));
+    std::fputs(line.c_str(), stderr);
+  }
+
+ private:
+  const std::string name_;
+  const bool terminal_;
+  bool line_shown_ = false;
+  absl::Time last_shown_ = absl::Now();
+};
+
+}  // namespace
+
+CLI::Validator IsHostPort() {
+  return CLI::Validator([](std::string& text) { return HostPortProblem(text); }, "HOST:PORT", "IsHostPort");
+}
+
+void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
+  app.set_version_flag("--version", std::string(kVersion), "Print the version and exit");
+  app.add_option("--model", flags->model, "Hugging Face checkpoint directory")->required()->type_name("DIR");
+  app.add_option("--model-name", flags->model_name, "Name that clients ask for (default: the directory's name)")
+      ->type_name("NAME");
+  app.add_option("--listen", flags->listen, "Where to serve gRPC; port 0 picks a free one")
+      ->check(IsHostPort())
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app.add_option("--metrics", flags->metrics, "Where to serve Prometheus metrics, or \"off\"")
+      ->check([](const std::string& text) { return text == "off" ? std::string() : HostPortProblem(text); })
+      ->type_name("HOST:PORT|off")
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--compute",
+         [flags](const std::string& text) {
+           absl::StatusOr<ComputeMode> mode = ParseComputeMode(text);
+           if (!mode.ok()) throw CLI::ValidationError("--compute", "expected bf16 or f32, got \"" + text + "\"");
+           flags->compute = *mode;
+         },
+         "Arithmetic: bf16 weights (fast), or float32 (exact, twice the memory)")
+      ->type_name("bf16|f32")
+      ->default_str(std::string(ComputeModeName(flags->compute)));
+  app.add_option("--threads", flags->threads, "Compute threads; 0: one per usable CPU")
+      ->check(CLI::Range(0, kMaxThreads))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--cpus",
+         [flags](const std::string& text) {
+           absl::StatusOr<std::vector<int>> cpus = ParseCpuList(text);
+           if (!cpus.ok()) throw CLI::ValidationError("--cpus", std::string(cpus.status().message()));
+           flags->cpus = *std::move(cpus);
+         },
+         "CPUs to run on, such as 0-3,8 (default: all usable ones)")
+      ->type_name("LIST");
+  app.add_option_function<std::string>(
+         "--memory",
+         [flags](const std::string& text) {
+           absl::StatusOr<int64_t> bytes = ParseBytes(text);
+           if (!bytes.ok()) throw CLI::ValidationError("--memory", std::string(bytes.status().message()));
+           if (*bytes == 0) throw CLI::ValidationError("--memory", "must be more than 0 bytes");
+           flags->memory = *bytes;
+         },
+         "Memory for the state of sequences, such as 4GiB (default: a quarter of the machine's)")
+      ->type_name("BYTES");
+  app.add_option("--max-tokens", flags->max_tokens, "Most tokens of prompt plus output; 0: what the model allows")
+      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--log-format",
+         [flags](const std::string& text) {
+           if (text != "text" && text != "json") {
+             throw CLI::ValidationError("--log-format", "expected text or json, got \"" + text + "\"");
+           }
+           flags->log_json = text == "json";
+         },
+         "Form of the log lines on stderr")
+      ->type_name("text|json")
+      ->default_str("text");
+  app.add_option_function<std::string>(
+         "--log-level",
+         [flags](const std::string& text) {
+           if (!ParseSeverity(text, &flags->log_level)) {
+             throw CLI::ValidationError("--log-level", "expected debug, info, warning or error, got \"" + text + "\"");
+           }
+         },
+         "Least severity that is logged: debug, info, warning or error")
+      ->type_name("LEVEL")
+      ->default_str("info");
+  app.add_option("--inject-step-delay-ms", flags->inject_step_delay_ms, "For tests: sleep in each engine step")
+      ->check(CLI::Range(0, 60000))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+absl::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
+  try {
+    app.parse(argc, argv);
+    return absl::nullopt;
+  } catch (const CLI::Success& request) {
+    return app.exit(request);  // --help, --version
+  } catch (const CLI::ParseError& error) {
+    const std::string message = absl::StrReplaceAll(error.what(), {{"\n", " "}});
+    std::fprintf(stderr, "%s: %s (see --help)\n", app.get_name().c_str(), message.c_str());
+    return 2;
+  }
+}
+
+absl::StatusOr<std::string> ServedModelName(const WorkerFlags& flags) {
+  std::string name = flags.model_name;
+  if (name.empty()) {
+    std::error_code error;
+    // Also turns "." and a trailing slash into a directory with a name.
+    const std::filesystem::path path = std::filesystem::weakly_canonical(flags.model, error);
+    if (!error) name = path.filename().string();
+  }
+  const bool usable = !name.empty() && name.size() <= kMaxModelNameBytes &&
+                      std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 127 && c != '"'; });
+  if (!usable) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", name, "\" cannot be a model's name: give --model-name 1 to ",
+                                                   kMaxModelNameBytes,
+                                                   " printable ASCII characters without spaces or quotes"));
+  }
+  return name;
+}
+
+int64_t StateMemoryBytes(const WorkerFlags& flags) {
+  if (flags.memory > 0) return flags.memory;
+  const int64_t pages = sysconf(_SC_PHYS_PAGES);
+  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  BATON_CHECK(pages > 0 && page_bytes > 0);
+  return pages / 4 * page_bytes;
+}
+
+int64_t ServedMaxTokens(const WorkerFlags& flags, const ModelConfig& config) {
+  return flags.max_tokens > 0 ? std::min(flags.max_tokens, config.max_tokens) : config.max_tokens;
+}
+
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const WorkerFlags& flags) {
+  LoadProgress progress(flags.model);
+  ModelOptions options;
+  options.compute = flags.compute;
+  options.threads = flags.threads;
+  options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+  return Model::Load(flags.model, options);
+}
+
+}  // namespace baton

@@ -1,0 +1,149 @@
+#include "common/rpc/worker_main.h"
+
+#include <cstdio>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "common/base/bytes.h"
+#include "common/base/cpu.h"
+#include "common/base/ids.h"
+#include "common/base/status_macros.h"
+#include "common/observe/log.h"
+#include "common/rpc/server.h"
+#include "common/rpc/shutdown_signal.h"
+
+namespace baton {
+namespace {
+
+// A message is at most one piece of state; pieces of wide layers are a few MiB.
+constexpr int kMaxReceiveBytes = 64 << 20;
+// For calls that outlive the grace period to see their cancellation.
+constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
+
+std::string RoleName(const WorkerRole& role) {
+  return absl::AsciiStrToLower(worker::v1::WorkerInfo::Role_Name(role.role()));
+}
+
+// http://HOST:PORT/metrics for the address that was asked for and the port that was bound.
+std::string MetricsUrl(const std::string& address, int port) {
+  return absl::StrCat("http://", address.substr(0, address.rfind(':')), ":", port, "/metrics");
+}
+
+void PrintReady(const std::string& role, const std::string& listen, const std::string& metrics,
+                const WorkerContext& context) {
+  std::printf("READY role=%s listen=%s metrics=%s model=%s boot=%s\n", role.c_str(), listen.c_str(), metrics.c_str(),
+              context.model_name.c_str(), context.boot_id.c_str());
+  std::fflush(stdout);
+}
+
+// Stops a role's engine on every way out.
+class RoleStopper {
+ public:
+  explicit RoleStopper(WorkerRole* role) : role_(role) {}
+  ~RoleStopper() { role_->Stop(); }
+  RoleStopper(const RoleStopper&) = delete;
+
+ private:
+  WorkerRole* const role_;
+};
+
+absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, WorkerRole* role) {
+  if (!flags.cpus.empty()) BATON_RETURN_IF_ERROR(PinProcess(flags.cpus));
+  WorkerContext context;
+  context.flags = flags;
+  context.boot_id = NewBootId();
+  BATON_ASSIGN_OR_RETURN(context.model_name, ServedModelName(flags));
+  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags));
+  context.model = model.get();
+  context.max_tokens = ServedMaxTokens(flags, model->config());
+
+  MemoryBudget budget(StateMemoryBytes(flags));
+  Metrics metrics(role_name);
+  LoadReporter load(&budget);
+  DrainGate gate;
+  context.budget = &budget;
+  context.metrics = &metrics;
+  context.load = &load;
+  context.gate = &gate;
+
+  // Destroyed in reverse: server, service, engine, then what they point at.
+  MetricsServer metrics_server(&metrics);
+  std::string metrics_url = "off";
+  if (flags.metrics != "off") {
+    BATON_RETURN_IF_ERROR(metrics_server.Start(flags.metrics));
+    metrics_url = MetricsUrl(flags.metrics, metrics_server.port());
+  }
+  RoleStopper stopper(role);
+  BATON_RETURN_IF_ERROR(role->Start(context));
+
+  WorkerIdentity identity;
+  identity.role = role->role();
+  identity.boot_id = context.boot_id;
+  identity.model_name = context.model_name;
+  identity.max_tokens = context.max_tokens;
+  identity.state_bytes_total = budget.total();
+  WorkerService worker_service(MakeWorkerInfo(identity, *model, *model->MakeStateLayout(role->max_run_tokens())),
+                               model->tokenizer(), &load);
+
+  RpcServerOptions server_options;
+  server_options.listen = flags.listen;
+  server_options.max_receive_bytes = kMaxReceiveBytes;
+  RpcServer server(server_options);
+  server.AddService(&worker_service);
+  for (grpc::Service* service : role->services()) server.AddService(service);
+  BATON_RETURN_IF_ERROR(server.Start());
+  role->OnListening(server.address());
+  server.SetServing(true);
+  Log(Severity::kInfo, "serving")
+      .With("listen", server.address())
+      .With("metrics", metrics_url)
+      .With("model", context.model_name)
+      .With("parameters", model->parameters())
+      .With("compute", ComputeModeName(model->compute()))
+      .With("fingerprint", model->fingerprint().ToHex())
+      .With("state_memory", FormatBytes(budget.total()))
+      .With("boot", context.boot_id);
+  PrintReady(role_name, server.address(), metrics_url, context);
+
+  const int signal = WaitForShutdownSignal();
+  Log(Severity::kInfo, "draining").With("signal", signal).With("running", gate.inside());
+  server.SetServing(false);
+  load.SetDraining();
+  const bool drained = gate.Drain(absl::Seconds(flags.grace_seconds));
+  if (!drained) Log(Severity::kWarning, "grace_period_over").With("cancelled", gate.inside());
+  worker_service.EndWatches();
+  server.Stop(kStopGrace);
+  Log(Severity::kInfo, "stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int RunWorkerMain(int argc, const char* const* argv, WorkerRole* role) {
+  BlockShutdownSignals();
+  const std::string role_name = RoleName(*role);
+  const std::string program = absl::StrCat("baton-", role_name);
+  CLI::App app(role->description(), program);
+  WorkerFlags flags;
+  flags.listen = role->default_listen();
+  AddWorkerFlags(app, &flags);
+  role->AddFlags(app);
+  if (absl::optional<int> exit_code = ParseCommandLine(app, argc, argv)) return *exit_code;
+
+  LogOptions log_options;
+  log_options.minimum = flags.log_level;
+  log_options.json = flags.log_json;
+  log_options.role = role_name;
+  ConfigureLog(log_options);
+
+  const absl::Status status = Serve(flags, role_name, role);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "%s: %s\n", program.c_str(), std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace baton
