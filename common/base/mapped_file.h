@@ -1,4 +1,11 @@
-// A read-only file mapping, released on destruction.
+// A read-only file mapping, released on destruction, and reading small files whole. Regular files only: a pipe or a
+// device never blocks the caller.
+//
+//   BATON_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
+//   Parse(file.view());
+//
+// The pages are the page cache's: mapping costs no memory of its own. Whoever truncates a file while it is mapped kills
+// the process (SIGBUS): replace files by renaming over them.
 #pragma once
 
 #include <cstddef>

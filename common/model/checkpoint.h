@@ -16,56 +16,27 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
-#include "common/base/mapped_file.h"
 #include "common/model/model_config.h"
+#include "common/model/safetensors_file.h"
+#include "common/model/tensor_view.h"
 
 namespace baton {
 
-enum class TensorType { kF32, kF16, kBF16, kI32, kI64 };
-
-int64_t TensorTypeBytes(TensorType type);
-absl::string_view TensorTypeName(TensorType type);
-
-// Bytes in the mapping; little-endian, row-major, not necessarily aligned.
-struct TensorView {
+// Name and shape of every tensor a config calls for, in file order. Used for validation and for synthetic checkpoints.
+struct TensorSpec {
   std::string name;
-  TensorType type = TensorType::kF32;
   std::vector<int64_t> shape;
-  const std::byte* data = nullptr;
-  int64_t bytes = 0;
-
-  int64_t elements() const { return bytes / TensorTypeBytes(type); }
-  // Elements [begin, begin + out.size()) as float32 (exact for all three float types).
-  void ToFloat(int64_t begin, absl::Span<float> out) const;
+  // What the dimensions mean in terms of config.json: "[num_attention_heads * head_dim, hidden_size]".
+  std::string meaning;
 };
-
-// One .safetensors file. Also used for golden files.
-class SafetensorsFile {
- public:
-  //   INVALID_ARGUMENT  truncated, header length absurd or not JSON, unknown dtype, size that contradicts the shape,
-  //                     offsets overlapping, out of range or leaving holes
-  //   NOT_FOUND         no such file
-  static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
-  // The same from memory (tests, fuzzing); `data` must outlive the result.
-  static absl::StatusOr<SafetensorsFile> Parse(absl::string_view data, absl::string_view path);
-
-  // nullptr when there is none.
-  const TensorView* Find(absl::string_view name) const;
-  const std::vector<TensorView>& tensors() const { return tensors_; }  // by offset
-  const absl::flat_hash_map<std::string, std::string>& metadata() const { return metadata_; }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-  std::shared_ptr<MappedFile> file_;
-  std::vector<TensorView> tensors_;
-  absl::flat_hash_map<std::string, size_t> index_;
-  absl::flat_hash_map<std::string, std::string> metadata_;
-};
+std::vector<TensorSpec> ExpectedTensors(const ModelConfig& config);
 
 class Checkpoint {
  public:
-  static absl::StatusOr<Checkpoint> Open(const std::string& directory, const ConfigOptions& options = {});
+  //   NOT_FOUND         no such directory, no config.json or weights in it, or a shard that the index names is missing
+  //   INVALID_ARGUMENT  a file that is malformed, or files that contradict each other
+  //   UNIMPLEMENTED     an architecture or feature that Baton does not serve
+  absl::StatusOr<Checkpoint> Open(const std::string& directory, const ConfigOptions& options = {});
 
   const std::string& directory() const { return directory_; }
   const ModelConfig& config() const { return config_; }
@@ -78,29 +49,39 @@ class Checkpoint {
   // Every tensor of the config exists with its shape, and none is left over (lm_head.weight is tolerated when equal to
   // the embedding). Called by Open.
   absl::Status Validate() const;
+  // Elements of the tensors that the config calls for.
   int64_t parameters() const;
   // Bytes of tensor data in the files.
   int64_t tensor_bytes() const;
   // Hash of config, tensor names, shapes, types and sampled contents: first, last and evenly spaced 4 KiB blocks of
-  // each tensor, all of it for tensors up to 64 KiB. Cheap also for checkpoints that are not in the page cache.
+  // each tensor, all of it for tensors up to 64 KiB. Cheap also for checkpoints that are not in the page cache. The
+  // same for the same model in one file or in shards. 32 hex digits.
   std::string ContentHash() const;
 
  private:
+  // Where a tensor is: files_[file].tensors()[tensor].
+  struct Place {
+    size_t file = 0;
+    size_t tensor = 0;
+  };
+
+  absl::Status OpenSingleFile(const std::string& path);
+  // model.safetensors.index.json and the shards it names.
+  absl::Status OpenShards(const std::string& index_path);
+  absl::Status AddFile(const std::string& path);
+  absl::Status CheckLeftovers(const std::vector<TensorSpec>& expected) const;
+  absl::Status CheckOutputHead() const;
+  const TensorView* FindByName(absl::string_view name) const;
+
   std::string directory_;
+  // The file users know the tensors by: model.safetensors, or the index of the shards.
+  std::string tensors_path_;
   ModelConfig config_;
   GenerationConfig generation_;
   std::string config_text_;
   std::string tokenizer_;
   std::vector<SafetensorsFile> files_;
-  // Tensor name -> (file, tensor).
-  absl::flat_hash_map<std::string, std::pair<size_t, size_t>> index_;
+  absl::flat_hash_map<std::string, Place> index_;
 };
-
-// Name and shape of every tensor a config calls for, in file order. Used for validation and for synthetic checkpoints.
-struct TensorSpec {
-  std::string name;
-  std::vector<int64_t> shape;
-};
-std::vector<TensorSpec> ExpectedTensors(const ModelConfig& config);
 
 }  // namespace baton

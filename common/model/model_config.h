@@ -52,6 +52,9 @@ struct ModelConfig {
   // Round sqrt(hidden_size) to bfloat16 before scaling embeddings: always for RecurrentGemma; for Gemma 1 and 2 only
   // when computing in bf16.
   bool always_round_embedding_scale = false;
+  // What the file says (absent: true). Baton serves tied heads only: when false, an lm_head.weight equal to the
+  // embedding must be there.
+  bool tied_embeddings = true;
   // RecurrentGemma only.
   int lru_width = 0;
   int conv_width = 0;
@@ -76,7 +79,7 @@ struct ConfigOptions {
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view text, absl::string_view path,
                                              const ConfigOptions& options = {});
 
-// What generation_config.json (optional) says; fields of config.json fill in.
+// What generation_config.json (optional) says; token ids fall back to those of config.json.
 struct GenerationConfig {
   int32_t bos_token_id = 2;
   int32_t pad_token_id = 0;
@@ -91,6 +94,9 @@ struct GenerationConfig {
   int do_sample = -1;
 };
 
+// `generation_text` is empty when there is no such file; `path` names it in errors, config.json is taken to lie beside
+// it.
+//   INVALID_ARGUMENT  not JSON, ill-typed, token ids outside the vocabulary, values out of range
 absl::StatusOr<GenerationConfig> ParseGenerationConfig(absl::string_view generation_text, absl::string_view config_text,
                                                        absl::string_view path);
 

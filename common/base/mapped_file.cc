@@ -1,0 +1,88 @@
+#include "common/base/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+
+namespace baton {
+namespace {
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&&) = delete;
+  ~FileDescriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+struct OpenedFile {
+  FileDescriptor descriptor;
+  size_t size = 0;
+};
+
+absl::StatusOr<OpenedFile> OpenRegularFile(const std::string& path) {
+  // O_NONBLOCK: opening a pipe that nobody writes must not hang; it has no effect on regular files.
+  FileDescriptor descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (descriptor.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't open ", path));
+  struct stat info {};
+  if (fstat(descriptor.get(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't stat ", path));
+  if (S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory, expected a file"));
+  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is not a regular file"));
+  if (info.st_size == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": the file is empty"));
+  return OpenedFile{std::move(descriptor), static_cast<size_t>(info.st_size)};
+}
+
+}  // namespace
+
+absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
+  BATON_ASSIGN_OR_RETURN(OpenedFile file, OpenRegularFile(path));
+  void* data = mmap(nullptr, file.size, PROT_READ, MAP_SHARED, file.descriptor.get(), 0);
+  if (data == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat("can't map ", path));
+  return MappedFile(data, file.size);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) munmap(data_, size_);
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
+  BATON_ASSIGN_OR_RETURN(OpenedFile file, OpenRegularFile(path));
+  if (file.size > max_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is ", file.size, " bytes long, expected at most ", max_bytes));
+  }
+  std::string text(file.size, '\0');
+  size_t done = 0;
+  while (done < text.size()) {
+    const ssize_t count = read(file.descriptor.get(), text.data() + done, text.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't read ", path));
+    if (count == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": became shorter while it was read"));
+    done += static_cast<size_t>(count);
+  }
+  return text;
+}
+
+}  // namespace baton
