@@ -36,7 +36,7 @@ class Checkpoint {
   //   NOT_FOUND         no such directory, no config.json or weights in it, or a shard that the index names is missing
   //   INVALID_ARGUMENT  a file that is malformed, or files that contradict each other
   //   UNIMPLEMENTED     an architecture or feature that Baton does not serve
-  absl::StatusOr<Checkpoint> Open(const std::string& directory, const ConfigOptions& options = {});
+  static absl::StatusOr<Checkpoint> Open(const std::string& directory, const ConfigOptions& options = {});
 
   const std::string& directory() const { return directory_; }
   const ModelConfig& config() const { return config_; }
