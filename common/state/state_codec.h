@@ -3,9 +3,10 @@
 //
 // Writer (prefill side): one per handoff.
 //   StateWriter writer(fingerprint, layout, prompt_tokens);
-//   std::string bytes = writer.Header();
+//   writer.AppendHeader(&bytes);
 //   for each chunk:  forward(...);  writer.AppendPieces(state, &bytes);   // what became final and will be needed
-//   writer.AppendCommit(state, first_token, &bytes);
+//   writer.AppendCommit(first_token, &bytes);
+//   Cut `bytes` into messages with WholeStateFrames.
 //
 // Reader (decode side): one per reservation. Any byte sequence is safe to feed.
 //   StateReader reader(fingerprint, &state);
@@ -13,6 +14,7 @@
 //   if (reader.committed()) { ... reader.commit().position ... }
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -24,6 +26,13 @@
 #include "common/state/sequence_state.h"
 
 namespace baton {
+
+// No frame is longer, unless one position of one layer (or one layer's recurrent state) is.
+inline constexpr size_t kStateFrameTargetBytes = size_t{256} << 10;
+
+// Where to cut what a StateWriter wrote: the length of the longest prefix that is whole frames and at most `max_bytes`
+// long, or of the first frame if that alone is longer. 0 only for empty `frames`.
+size_t WholeStateFrames(absl::string_view frames, size_t max_bytes);
 
 // The token sampled from the last prompt position, which decode consumes first, with its log probabilities.
 struct FirstTokenRecord {
@@ -56,38 +65,53 @@ class StateWriter {
   void AppendCommit(const FirstTokenRecord& first_token, std::string* out);
 
  private:
+  void AppendKv(const SequenceState& state, int layer, int64_t begin, int64_t end, std::string* out);
+  void AppendRecurrent(const SequenceState& state, int layer, std::string* out);
+  void EndSection(size_t frame_begin, std::string* out);
+
   Fingerprint fingerprint_;
   const StateLayout* layout_;
   int64_t final_position_;
+  bool header_written_ = false;
+  bool commit_written_ = false;
   int64_t sent_position_ = 0;
-  uint32_t sections_ = 0;
+  uint64_t sections_ = 0;
   uint64_t chain_ = 0;
 };
 
 class StateReader {
  public:
-  // `state` must outlive the reader, be freshly created, and is modified by Feed.
+  // `state` must outlive the reader, be freshly created, and is modified by Feed up to the commit; not after it.
   StateReader(const Fingerprint& expected, SequenceState* state);
 
   // Whole frames only (a chunk boundary never splits a frame).
-  //   FAILED_PRECONDITION  version or fingerprint differ
+  //   FAILED_PRECONDITION  version, fingerprint or layout differ
   //   INVALID_ARGUMENT     malformed, out of range, duplicate or missing sections
   //   DATA_LOSS            a checksum does not match
   absl::Status Feed(absl::string_view frames);
   bool committed() const { return commit_.has_value(); }
+  // Only when committed. Token ids are >= 0, but the wire does not know the vocabulary: check them against it.
   const CommitRecord& commit() const { return *commit_; }
   int64_t bytes_received() const { return bytes_received_; }
 
  private:
-  absl::Status FeedFrame(uint8_t type, absl::string_view payload);
+  // Consumes one frame.
+  absl::Status FeedNext(absl::string_view* frames);
+  absl::Status FeedHeader(absl::string_view payload, uint64_t checksum);
+  absl::Status CheckLayer(absl::string_view header, uint32_t index) const;
+  absl::Status CheckSection(absl::string_view payload, bool recurrent) const;
+  absl::Status FeedKv(absl::string_view payload);
+  absl::Status FeedRecurrent(absl::string_view payload);
+  absl::Status FeedCommit(absl::string_view payload);
+
   Fingerprint expected_;
   SequenceState* state_;
   absl::Status status_;
   bool header_seen_ = false;
   int64_t final_position_ = 0;
-  // Per layer: KV rows are sent in ascending order; the next expected position. Recurrent: 0 or 1 received.
+  // Per layer. KV: rows are sent in ascending order; the next expected position. Recurrent: 0 or 1 received.
   std::vector<int64_t> progress_;
-  uint32_t sections_ = 0;
+  uint64_t sections_ = 0;
   uint64_t chain_ = 0;
   int64_t bytes_received_ = 0;
   absl::optional<CommitRecord> commit_;

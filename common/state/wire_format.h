@@ -1,0 +1,63 @@
+// Constants and primitives of the state wire format, shared by its writer and reader only. docs/state-format.md is the
+// specification; what is here follows it.
+//
+// A stream is a sequence of frames:
+//   type u8 | zero u8[3] | payload bytes u32 | payload | XXH3-64 of all of that u64
+// All integers are little-endian; nothing is aligned.
+#pragma once
+
+#include <xxhash.h>
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "absl/strings/string_view.h"
+
+namespace baton::wire {
+
+static_assert(std::endian::native == std::endian::little, "integers and elements are copied as they lie in memory");
+
+enum class FrameType : uint8_t { kHeader = 1, kKv = 2, kRecurrent = 3, kCommit = 4 };
+
+inline constexpr absl::string_view kMagic("BATONSEQ", 8);
+inline constexpr uint32_t kVersion = 1;
+
+// Around a payload.
+inline constexpr size_t kFramePrefixBytes = 8;
+inline constexpr size_t kFrameChecksumBytes = 8;
+inline constexpr size_t kFrameOverheadBytes = kFramePrefixBytes + kFrameChecksumBytes;
+
+// Payloads, without their variable parts.
+inline constexpr size_t kHeaderBytes = 64;
+inline constexpr size_t kLayerBytes = 32;
+inline constexpr size_t kKvBytes = 16;
+inline constexpr size_t kRecurrentBytes = 16;
+inline constexpr size_t kCommitBytes = 36;
+inline constexpr size_t kTopLogprobBytes = 8;
+inline constexpr size_t kMaxTopLogprobs = 256;
+
+template <typename T>
+void Put(T value, std::string* out) {
+  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+// The caller has checked that the value lies within `bytes`.
+template <typename T>
+T Get(absl::string_view bytes, size_t offset) {
+  T value;
+  std::memcpy(&value, bytes.data() + offset, sizeof(value));
+  return value;
+}
+
+inline uint64_t Checksum(absl::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+
+// Binds a section to everything before it.
+inline uint64_t ExtendChain(uint64_t chain, uint64_t section_checksum) {
+  const uint64_t link[2] = {chain, section_checksum};
+  return XXH3_64bits(link, sizeof(link));
+}
+
+}  // namespace baton::wire
