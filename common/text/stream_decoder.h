@@ -16,6 +16,7 @@
 namespace baton {
 
 struct StreamDecoderOptions {
+  // Valid UTF-8; empty ones never match.
   std::vector<std::string> stop;
   // Keep the matched stop string in the text.
   bool include_stop = false;
@@ -33,14 +34,19 @@ class StreamDecoder {
 
   // `tokenizer` must outlive the decoder.
   StreamDecoder(const Tokenizer* tokenizer, StreamDecoderOptions options);
+  // Nothing after a match.
   Step Push(int32_t id);
-  // Everything held back; incomplete UTF-8 becomes U+FFFD. Empty after a match.
+  // Everything held back; incomplete UTF-8 becomes U+FFFD (cut, should that complete a stop string). Empty after a
+  // match. The stream has ended: later calls return nothing.
   std::string Flush();
 
  private:
   Step Release(bool flush);
   const Tokenizer* tokenizer_;
   StreamDecoderOptions options_;
+  // Token bytes that do not make a whole character yet.
+  std::string bytes_;
+  // Whole characters that may be the beginning of a stop string.
   std::string held_;
   bool done_ = false;
 };

@@ -1,12 +1,14 @@
-// SentencePiece behind a small interface. (Its header and abseil's disagree about string_view, so it is included in
-// tokenizer.cc alone.) Immutable after creation; thread-safe.
+// SentencePiece behind a small interface, for tokenizers of Gemma's kind. Immutable after creation; thread-safe.
 //
 //   BATON_ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::FromModel(bytes));
-//   std::vector<int32_t> ids = tokenizer->Encode(text, {.parse_special = false});
+//   BATON_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(text, {.parse_special = false}));
 //
-// Text from users never becomes a control token unless parse_special says so: user-defined symbols with special meaning
-// (<start_of_turn>, <end_of_turn>, <unused..>, ...: pieces of the form <...> that are control or user-defined) are cut
-// out of the text before SentencePiece sees it and spelled with ordinary pieces.
+// Text from users never becomes a special token (IsSpecial) unless parse_special says so: control symbols and
+// user-defined symbols with special meaning (special_symbols.h) are spelled with ordinary pieces, as if the vocabulary
+// did not have them. Newline, tab and space runs and HTML tags stay ordinary symbols.
+//
+// Every valid UTF-8 text without parsed specials round-trips: Decode(Encode(text)) == text. SentencePiece shows U+2581
+// as a space, so that character is encoded as its three byte pieces.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +29,8 @@ struct EncodeOptions {
 
 class Tokenizer {
  public:
-  // `model`: bytes of tokenizer.model. INVALID_ARGUMENT when SentencePiece refuses it or it has no byte fallback.
+  // `model`: bytes of tokenizer.model. INVALID_ARGUMENT, saying why, when it is corrupt or not
+  // of Gemma's kind (sentencepiece_model.h).
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromModel(absl::string_view model);
   virtual ~Tokenizer() = default;
 
@@ -41,13 +44,14 @@ class Tokenizer {
   virtual std::string Decode(absl::Span<const int32_t> ids, bool keep_special = false) const = 0;
 
   virtual int32_t vocab_size() const = 0;
+  // -1 when the vocabulary has none.
   virtual int32_t bos_id() const = 0;
   virtual int32_t eos_id() const = 0;
   // Id of an exact piece, or -1 (unknown pieces too).
   virtual int32_t PieceId(absl::string_view piece) const = 0;
-  // Name of the piece as in the vocabulary.
+  // Name of the piece as in the vocabulary; empty for an id out of range.
   virtual std::string Piece(int32_t id) const = 0;
-  // Control or special user-defined symbol.
+  // Control, unknown or special user-defined symbol. False for an id out of range.
   virtual bool IsSpecial(int32_t id) const = 0;
 };
 
