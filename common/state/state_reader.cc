@@ -99,7 +99,6 @@ absl::Status StateReader::FeedHeader(absl::string_view payload, uint64_t checksu
                                                       fingerprint.ToHex(), ", but this worker's is ",
                                                       expected_.ToHex()));
   }
-  if (Get<uint32_t>(payload, 12) != 0) return Malformed("reserved bytes of the header are not zero");
   const uint32_t layers = Get<uint32_t>(payload, 56);
   if (layers != layout.layers.size()) {
     return absl::FailedPreconditionError(
@@ -111,6 +110,7 @@ absl::Status StateReader::FeedHeader(absl::string_view payload, uint64_t checksu
   }
   for (uint32_t i = 0; i < layers; ++i) BATON_RETURN_IF_ERROR(CheckLayer(payload, i));
 
+  if (Get<uint32_t>(payload, 12) != 0) return Malformed("reserved bytes of the header are not zero");
   const uint64_t position = Get<uint64_t>(payload, 48);
   if (position < 1) return Malformed("a state of no tokens");
   // The sequence goes on, so there is room for at least one more.
