@@ -1,0 +1,117 @@
+#include "gateway/cli/cli.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <sstream>
+
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/version.h"
+#include "gateway/cli/commands.h"
+#include "gateway/cli/exit_code.h"
+#include "gateway/cli/failure.h"
+#include "gateway/cli/session.h"
+
+namespace baton::cli {
+namespace {
+
+constexpr char kFooter[] = R"(Examples:
+  baton generate "What is the capital of France?"
+  git diff | baton generate --file - --max-new-tokens 64
+  baton score "The capital of France is" -c " Paris" -c " London" --json
+  baton COMMAND --help
+
+Environment:
+  BATON_GATEWAY, BATON_MODEL   defaults of --gateway and --model
+  NO_COLOR                     as --no-color
+
+Exit codes:
+  0 ok    1 the gateway or something here failed    2 usage    3 gateway unreachable
+  4 overloaded, try again later    5 deadline passed    130 interrupted)";
+
+void AddGlobalOptions(CLI::App& app, GlobalOptions* options, bool* no_color) {
+  app.add_option("--gateway", options->gateway, "Address of the gateway")
+      ->type_name("HOST:PORT")
+      ->envname("BATON_GATEWAY")
+      ->capture_default_str();
+  app.add_option("-m,--model", options->model,
+                 "Model to use. Left out: the only one; of several, the first by name at a terminal and an error in "
+                 "scripts")
+      ->type_name("NAME")
+      ->envname("BATON_MODEL");
+  app.add_flag("--json", options->json, "Output for machines: one JSON object, or one a line when streaming");
+  app.add_option("--timeout", options->timeout_seconds, "Give up after this long")
+      ->type_name("SECONDS")
+      ->check(CLI::Range(0.001, 1e6));
+  app.add_flag("--no-color", *no_color, "No colours on a terminal");
+}
+
+bool ColorAllowed(bool no_color) {
+  const char* no_color_variable = std::getenv("NO_COLOR");
+  const char* term = std::getenv("TERM");
+  const bool dumb = term != nullptr && std::string(term) == "dumb";
+  return !no_color && (no_color_variable == nullptr || *no_color_variable == '\0') && !dumb;
+}
+
+// What was wrong with the command line, in one line.
+std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
+  std::string message = error.what();
+  std::replace(message.begin(), message.end(), '\n', ' ');
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  if (chosen.empty()) {
+    const std::vector<std::string> rest = app.remaining();
+    if (!rest.empty() && rest.front().substr(0, 1) != "-") {
+      return absl::StrCat("there is no command \"", rest.front(), "\"; `baton --help` lists them");
+    }
+    return absl::StrCat(message, "; see `baton --help`");
+  }
+  return absl::StrCat(message, "; see `baton ", chosen.front()->get_name(), " --help`");
+}
+
+}  // namespace
+
+int RunCli(std::vector<std::string> arguments, Terminal& terminal, Interrupt& interrupt) {
+  CLI::App app("Baton's command line client: text from Gemma and RecurrentGemma models behind a Baton gateway.",
+               "baton");
+  app.footer(kFooter);
+  app.require_subcommand(1, 1);
+  app.fallthrough();
+  app.set_version_flag("--version", absl::StrCat("baton ", kVersion));
+
+  Session session(terminal, interrupt);
+  bool no_color = false;
+  AddGlobalOptions(app, &session.options, &no_color);
+  const std::vector<Command> commands = {
+      AddGenerate(app, session), AddChat(app, session),       AddScore(app, session),
+      AddTokenize(app, session), AddDetokenize(app, session), AddModels(app, session),
+      AddStatus(app, session),   AddSynth(app, session),      AddVersion(app, session),
+  };
+  for (const Command& command : commands) command.app->fallthrough();
+
+  const bool bare = arguments.empty();
+  std::reverse(arguments.begin(), arguments.end());
+  try {
+    app.parse(std::move(arguments));
+  } catch (const CLI::Success& asked) {
+    std::ostringstream text;
+    app.exit(asked, text, text);
+    const absl::Status written = terminal.Out(text.str());
+    return written.ok() ? kExitOk : ReportFailure(written, session);
+  } catch (const CLI::ParseError& error) {
+    terminal.AllowColor(ColorAllowed(no_color));
+    if (bare) {
+      terminal.Note(app.help());
+      return kExitUsage;
+    }
+    return ReportFailure(absl::InvalidArgumentError(UsageMessage(app, error)), session);
+  }
+  terminal.AllowColor(ColorAllowed(no_color));
+
+  const auto chosen =
+      std::find_if(commands.begin(), commands.end(), [](const Command& command) { return command.app->parsed(); });
+  const absl::Status status = chosen->run();
+  return status.ok() ? kExitOk : ReportFailure(status, session);
+}
+
+}  // namespace baton::cli
