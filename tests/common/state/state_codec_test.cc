@@ -137,6 +137,38 @@ TEST(StateCodecTest, PiecesMayBeSkippedAndCallsRepeated) {
   EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(sender));
 }
 
+TEST(StateCodecTest, PartsOfAnySizeMakeTheSameState) {
+  MemoryBudget budget(kPlenty);
+  auto layout = MixedLayout();
+  constexpr int64_t kTokens = 150;
+  SequenceState reference = MakeState(layout, budget, kTokens);
+  RunTokens(reference, kTokens);
+  for (size_t max_bytes : {size_t{1}, size_t{700}, size_t{5000}, size_t{1} << 20}) {
+    SequenceState sender = MakeState(layout, budget, kTokens);
+    StateWriter writer(TestFingerprint(), *layout, kTokens);
+    SequenceState receiver = MakeState(layout, budget, kTokens + 1);
+    StateReader reader(TestFingerprint(), &receiver);
+    std::string header;
+    writer.AppendHeader(&header);
+    ASSERT_TRUE(reader.Feed(header).ok());
+    bool all = true;
+    while (sender.position() < kTokens || !all) {
+      // The state advances while a part is still to come.
+      if (sender.position() < kTokens) RunTokens(sender, 1);
+      std::string part;
+      all = writer.AppendPieces(sender, max_bytes, &part);
+      if (!all) EXPECT_FALSE(part.empty());
+      if (part.size() > max_bytes) EXPECT_EQ(WholeStateFrames(part, max_bytes), part.size()) << "more than one frame";
+      ASSERT_TRUE(reader.Feed(part).ok());
+    }
+    std::string commit;
+    writer.AppendCommit(PlainToken(), &commit);
+    ASSERT_TRUE(reader.Feed(commit).ok());
+    EXPECT_TRUE(reader.committed());
+    EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(reference)) << max_bytes;
+  }
+}
+
 TEST(StateCodecTest, FramesAreBoundedAndCutCleanly) {
   MemoryBudget budget(kPlenty);
   // 64 KiB for each position: four would just not fit one frame with its overhead.

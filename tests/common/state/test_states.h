@@ -1,14 +1,13 @@
 // Small layouts, and states with contents that depend only on layer, head, position and seed.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "common/base/status_macros.h"
 #include "common/state/sequence_state.h"
