@@ -61,11 +61,16 @@ class StateWriter {
   // Appends the sections for all positions in [already sent, state.position()) that decode needs. Recurrent sections
   // are written only once state.position() == final_position.
   void AppendPieces(const SequenceState& state, std::string* out);
+  // The same in parts, for a sender with limited room: appends at most `max_bytes` (or one frame, if that alone is
+  // longer). True when nothing is left for now; else call it again, with the state where it is or further on.
+  bool AppendPieces(const SequenceState& state, size_t max_bytes, std::string* out);
   // Call once, after AppendPieces at final_position.
   void AppendCommit(const FirstTokenRecord& first_token, std::string* out);
 
  private:
-  void AppendKv(const SequenceState& state, int layer, int64_t begin, int64_t end, std::string* out);
+  // The next section of the sweep, or nothing when that would take more than max_bytes and not `always`.
+  bool AppendSection(const SequenceState& state, bool always, size_t max_bytes, std::string* out);
+  void AppendKv(const SequenceState& state, int layer, int64_t first, int64_t count, std::string* out);
   void AppendRecurrent(const SequenceState& state, int layer, std::string* out);
   void EndSection(size_t frame_begin, std::string* out);
 
@@ -74,7 +79,12 @@ class StateWriter {
   int64_t final_position_;
   bool header_written_ = false;
   bool commit_written_ = false;
+  // Every layer has been written for all positions before this one.
   int64_t sent_position_ = 0;
+  // A sweep writes positions [sent_position_, sweep_end_) layer by layer; it has come to this layer and position.
+  int64_t sweep_end_ = 0;
+  size_t sweep_layer_ = 0;
+  int64_t sweep_position_ = 0;
   uint64_t sections_ = 0;
   uint64_t chain_ = 0;
 };

@@ -76,46 +76,75 @@ void StateWriter::AppendHeader(std::string* out) {
 }
 
 void StateWriter::AppendPieces(const SequenceState& state, std::string* out) {
-  const int64_t end = state.position();
-  BATON_CHECK(header_written_ && !commit_written_);
-  BATON_CHECK(state.layout().layers.size() == layout_->layers.size());
-  BATON_CHECK(end >= sent_position_ && end <= final_position_);
-  if (end == sent_position_) return;
-  for (size_t layer = 0; layer < layout_->layers.size(); ++layer) {
-    const LayerStateSpec& spec = layout_->layers[layer];
-    if (spec.kind == LayerStateSpec::Kind::kRecurrent) {
-      if (end == final_position_) AppendRecurrent(state, static_cast<int>(layer), out);
-      continue;
-    }
-    const int64_t needed = layout_->FirstNeededPosition(spec, final_position_);
-    AppendKv(state, static_cast<int>(layer), std::max(sent_position_, needed), end, out);
-  }
-  sent_position_ = end;
+  BATON_CHECK(AppendPieces(state, std::numeric_limits<size_t>::max(), out));
 }
 
-void StateWriter::AppendKv(const SequenceState& state, int layer, int64_t begin, int64_t end, std::string* out) {
+bool StateWriter::AppendPieces(const SequenceState& state, size_t max_bytes, std::string* out) {
+  BATON_CHECK(header_written_ && !commit_written_);
+  BATON_CHECK(state.layout().layers.size() == layout_->layers.size());
+  BATON_CHECK(state.position() >= sweep_end_ && state.position() <= final_position_);
+  const size_t begin = out->size();
+  while (sent_position_ < state.position()) {
+    if (sweep_end_ == sent_position_) {
+      sweep_end_ = state.position();
+      sweep_layer_ = 0;
+      sweep_position_ = sent_position_;
+    }
+    for (; sweep_layer_ < layout_->layers.size(); ++sweep_layer_, sweep_position_ = sent_position_) {
+      while (sweep_position_ < sweep_end_) {
+        const size_t appended = out->size() - begin;
+        const size_t room = max_bytes - std::min(appended, max_bytes);
+        if (!AppendSection(state, /*always=*/appended == 0, room, out)) return false;
+      }
+    }
+    sent_position_ = sweep_end_;
+  }
+  return true;
+}
+
+bool StateWriter::AppendSection(const SequenceState& state, bool always, size_t max_bytes, std::string* out) {
+  const int layer = static_cast<int>(sweep_layer_);
+  const LayerStateSpec& spec = layout_->layers[sweep_layer_];
+  const int64_t element_bytes = ElementBytes(layout_->element);
+  if (spec.kind == LayerStateSpec::Kind::kRecurrent) {
+    if (sweep_end_ == final_position_) {
+      const size_t bytes = wire::kFrameOverheadBytes + wire::kRecurrentBytes + spec.width * sizeof(float) +
+                           spec.width * spec.conv_history * element_bytes;
+      if (bytes > max_bytes && !always) return false;
+      AppendRecurrent(state, layer, out);
+    }
+    sweep_position_ = sweep_end_;
+    return true;
+  }
+
+  sweep_position_ = std::max(sweep_position_, layout_->FirstNeededPosition(spec, final_position_));
+  if (sweep_position_ >= sweep_end_) return true;
+  const int64_t position_bytes = 2 * spec.kv_heads * spec.head_dim * element_bytes;
+  constexpr int64_t kRoom = kStateFrameTargetBytes - wire::kFrameOverheadBytes - wire::kKvBytes;
+  const int64_t count = std::min(std::max<int64_t>(1, kRoom / position_bytes), sweep_end_ - sweep_position_);
+  if (wire::kFrameOverheadBytes + wire::kKvBytes + count * position_bytes > max_bytes && !always) return false;
+  AppendKv(state, layer, sweep_position_, count, out);
+  sweep_position_ += count;
+  return true;
+}
+
+void StateWriter::AppendKv(const SequenceState& state, int layer, int64_t first, int64_t count, std::string* out) {
   const LayerStateSpec& spec = layout_->layers[layer];
   const int64_t row_bytes = spec.head_dim * ElementBytes(layout_->element);
-  const int64_t position_bytes = 2 * spec.kv_heads * row_bytes;
-  constexpr int64_t kRoom = kStateFrameTargetBytes - wire::kFrameOverheadBytes - wire::kKvBytes;
-  const int64_t positions_per_frame = std::max<int64_t>(1, kRoom / position_bytes);
-  for (int64_t first = begin; first < end; first += positions_per_frame) {
-    const int64_t last = std::min(end, first + positions_per_frame);
-    const int64_t count = last - first;
-    const size_t frame = BeginFrame(wire::FrameType::kKv, wire::kKvBytes + count * position_bytes, out);
-    Put(static_cast<uint32_t>(layer), out);
-    Put(static_cast<uint32_t>(count), out);
-    Put(static_cast<uint64_t>(first), out);
-    for (int head = 0; head < spec.kv_heads; ++head) {
-      state.ForEachKvSpan(layer, head, first, last,
-                          [&](const KvSpan& span) { PutBytes(span.keys, span.count * row_bytes, out); });
-    }
-    for (int head = 0; head < spec.kv_heads; ++head) {
-      state.ForEachKvSpan(layer, head, first, last,
-                          [&](const KvSpan& span) { PutBytes(span.values, span.count * row_bytes, out); });
-    }
-    EndSection(frame, out);
+  const int64_t last = first + count;
+  const size_t frame = BeginFrame(wire::FrameType::kKv, wire::kKvBytes + count * 2 * spec.kv_heads * row_bytes, out);
+  Put(static_cast<uint32_t>(layer), out);
+  Put(static_cast<uint32_t>(count), out);
+  Put(static_cast<uint64_t>(first), out);
+  for (int head = 0; head < spec.kv_heads; ++head) {
+    state.ForEachKvSpan(layer, head, first, last,
+                        [&](const KvSpan& span) { PutBytes(span.keys, span.count * row_bytes, out); });
   }
+  for (int head = 0; head < spec.kv_heads; ++head) {
+    state.ForEachKvSpan(layer, head, first, last,
+                        [&](const KvSpan& span) { PutBytes(span.values, span.count * row_bytes, out); });
+  }
+  EndSection(frame, out);
 }
 
 void StateWriter::AppendRecurrent(const SequenceState& state, int layer, std::string* out) {

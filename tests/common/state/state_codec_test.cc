@@ -142,7 +142,7 @@ TEST(StateCodecTest, PartsOfAnySizeMakeTheSameState) {
   auto layout = MixedLayout();
   constexpr int64_t kTokens = 150;
   SequenceState reference = MakeState(layout, budget, kTokens);
-  RunTokens(reference, kTokens);
+  for (int i = 0; i < kTokens; ++i) RunTokens(reference, 1);
   for (size_t max_bytes : {size_t{1}, size_t{700}, size_t{5000}, size_t{1} << 20}) {
     SequenceState sender = MakeState(layout, budget, kTokens);
     StateWriter writer(TestFingerprint(), *layout, kTokens);
@@ -157,8 +157,8 @@ TEST(StateCodecTest, PartsOfAnySizeMakeTheSameState) {
       if (sender.position() < kTokens) RunTokens(sender, 1);
       std::string part;
       all = writer.AppendPieces(sender, max_bytes, &part);
-      if (!all) EXPECT_FALSE(part.empty());
-      if (part.size() > max_bytes) EXPECT_EQ(WholeStateFrames(part, max_bytes), part.size()) << "more than one frame";
+      EXPECT_TRUE(all || !part.empty());
+      EXPECT_TRUE(part.size() <= max_bytes || WholeStateFrames(part, max_bytes) == part.size()) << part.size();
       ASSERT_TRUE(reader.Feed(part).ok());
     }
     std::string commit;
