@@ -1,0 +1,77 @@
+#include "decode/decode_call.h"
+
+#include <utility>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "common/observe/log.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+namespace {
+
+absl::string_view OutcomeName(DecodeOutcome outcome) {
+  switch (outcome) {
+    case DecodeOutcome::kStop:
+      return "stop";
+    case DecodeOutcome::kLength:
+      return "length";
+    case DecodeOutcome::kCancelled:
+      return "cancelled";
+    case DecodeOutcome::kRefused:
+      return "refused";
+    case DecodeOutcome::kFailed:
+      return "failed";
+  }
+  return "failed";
+}
+
+prometheus::Counter& OutcomeCounter(DecodeOutcome outcome, DecodeMetrics& metrics) {
+  switch (outcome) {
+    case DecodeOutcome::kStop:
+    case DecodeOutcome::kLength:
+      return metrics.finished_done;
+    case DecodeOutcome::kCancelled:
+      return metrics.finished_cancelled;
+    case DecodeOutcome::kRefused:
+      return metrics.finished_refused;
+    case DecodeOutcome::kFailed:
+      return metrics.finished_failed;
+  }
+  return metrics.finished_failed;
+}
+
+}  // namespace
+
+DecodeCall::DecodeCall(SequenceRequest request, DecodeMetrics* metrics)
+    : request_(std::move(request)), metrics_(metrics), started_(absl::Now()) {}
+
+void DecodeCall::StateReceived(int64_t bytes) {
+  state_bytes_.store(bytes, std::memory_order_relaxed);
+  handoff_wait_seconds_.store(absl::ToDoubleSeconds(absl::Now() - started_), std::memory_order_relaxed);
+  metrics_->prompt_tokens_transferred.Increment(static_cast<double>(request_.tokens.size()));
+}
+
+bool DecodeCall::Finish(DecodeOutcome outcome, const absl::Status& status) {
+  if (over_.exchange(true, std::memory_order_acq_rel)) return false;
+  CountAndLog(outcome, status);
+  events_->Finish(ToGrpcStatus(status));
+  return true;
+}
+
+void DecodeCall::CountAndLog(DecodeOutcome outcome, const absl::Status& status) {
+  OutcomeCounter(outcome, *metrics_).Increment();
+  const bool ours = outcome == DecodeOutcome::kFailed;
+  Log line(ours ? Severity::kWarning : Severity::kInfo, "decode_done");
+  line.With("request_id", request_.request_id)
+      .With("outcome", OutcomeName(outcome))
+      .With("prompt_tokens", static_cast<int64_t>(request_.tokens.size()) - request_.generated_tokens)
+      .With("continued_tokens", request_.generated_tokens)
+      .With("tokens", tokens_.load(std::memory_order_relaxed))
+      .With("state_bytes", state_bytes_.load(std::memory_order_relaxed))
+      .With("handoff_wait_seconds", handoff_wait_seconds())
+      .With("seconds", absl::ToDoubleSeconds(absl::Now() - started_));
+  if (!status.ok()) line.With("error", status);
+}
+
+}  // namespace baton

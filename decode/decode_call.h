@@ -1,0 +1,62 @@
+// One Decode.Run call, from its request to its one end.
+//
+// Three parties may end it: the engine (the sequence is complete, or its reader too slow), the receiver of its state
+// (the handoff failed) and gRPC (the client went away). Whoever comes first decides the outcome, which is counted and
+// logged once; the others' attempts do nothing. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "baton/worker/v1/worker.pb.h"
+#include "common/rpc/event_writer.h"
+#include "common/rpc/worker_request.h"
+#include "decode/decode_metrics.h"
+
+namespace baton {
+
+enum class DecodeOutcome { kStop, kLength, kCancelled, kRefused, kFailed };
+
+class DecodeCall {
+ public:
+  using Events = EventWriter<worker::v1::DecodeEvent>::Handle;
+
+  // `metrics` must outlive it.
+  DecodeCall(SequenceRequest request, DecodeMetrics* metrics);
+  DecodeCall(const DecodeCall&) = delete;
+
+  // Before any other thread knows of the call.
+  void AttachEvents(std::shared_ptr<Events> events) { events_ = std::move(events); }
+
+  const SequenceRequest& request() const { return request_; }
+  Events& events() const { return *events_; }
+  // Ended in any way: nobody wants its tokens any more.
+  bool over() const { return over_.load(std::memory_order_acquire); }
+
+  // The state has been verified. Once, before the sequence is decoded.
+  void StateReceived(int64_t bytes);
+  // From the call's start to StateReceived; 0 before.
+  double handoff_wait_seconds() const { return handoff_wait_seconds_.load(std::memory_order_relaxed); }
+  void CountToken() { tokens_.fetch_add(1, std::memory_order_relaxed); }
+
+  // Ends the call with `status` after what was pushed to events() has been written. False when it was over already.
+  bool Finish(DecodeOutcome outcome, const absl::Status& status);
+
+ private:
+  void CountAndLog(DecodeOutcome outcome, const absl::Status& status);
+
+  const SequenceRequest request_;
+  DecodeMetrics* const metrics_;
+  const absl::Time started_;
+  std::shared_ptr<Events> events_;
+  std::atomic<bool> over_{false};
+  std::atomic<double> handoff_wait_seconds_{0};
+  std::atomic<int64_t> state_bytes_{0};
+  std::atomic<int64_t> tokens_{0};
+};
+
+}  // namespace baton

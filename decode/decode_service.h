@@ -1,0 +1,76 @@
+// baton.worker.v1.Decode: reserve, receive state, decode, stream token ids.
+//
+//   DecodeServiceOptions options;
+//   options.model_name = "tiny-gemma2";  options.boot_id = NewBootId();  options.max_tokens = 8192;
+//   DecodeService service(&model, options, &budget, &metrics, &load, &gate);
+//   server.AddService(&service);  server.Start();
+//   service.SetEndpoint(server.address());
+//   ...
+//   server.Stop(grace);  service.Stop();
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include <grpcpp/grpcpp.h>
+
+#include "absl/synchronization/mutex.h"
+#include "baton/worker/v1/worker.grpc.pb.h"
+#include "common/model/model.h"
+#include "common/observe/metrics.h"
+#include "common/rpc/drain_gate.h"
+#include "common/rpc/worker_service.h"
+#include "common/state/memory_budget.h"
+#include "decode/decode_metrics.h"
+#include "decode/engine.h"
+#include "decode/reservations.h"
+#include "decode/state_receiver.h"
+
+namespace baton {
+
+struct DecodeServiceOptions {
+  std::string model_name;
+  std::string boot_id;
+  // Prompt plus output.
+  int64_t max_tokens = 0;
+  DecodeEngineOptions engine;
+};
+
+// A decode step appends one token to each sequence.
+inline constexpr int kDecodeRunTokens = 1;
+
+class DecodeService final : public worker::v1::Decode::CallbackService {
+ public:
+  // Starts the engine. Everything pointed at must outlive the service; it is the model's only user.
+  DecodeService(Model* model, const DecodeServiceOptions& options, MemoryBudget* budget, Metrics* metrics,
+                LoadReporter* load, DrainGate* gate);
+  ~DecodeService() override;
+  DecodeService(const DecodeService&) = delete;
+
+  // host:port at which prefill workers reach this service. Before the first request.
+  void SetEndpoint(const std::string& endpoint);
+  // Stops the engine; after the server has stopped.
+  void Stop();
+
+  grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Run(grpc::CallbackServerContext* context,
+                                                         const worker::v1::DecodeRequest* request) override;
+  grpc::ServerReadReactor<worker::v1::StateChunk>* Receive(grpc::CallbackServerContext* context,
+                                                           worker::v1::ReceiveResponse* response) override;
+
+ private:
+  grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Refuse(const worker::v1::DecodeRequest& request,
+                                                            const absl::Status& status);
+  worker::v1::DecodeEvent ReservationEvent(const Reservation& reservation) const;
+
+  DrainGate* const gate_;
+  const RequestLimits limits_;
+  DecodeMetrics metrics_;
+  DecodeEngine engine_;
+  Reservations reservations_;
+  StateReceiverContext receiver_context_;
+
+  mutable absl::Mutex mutex_;
+  std::string endpoint_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace baton

@@ -1,0 +1,97 @@
+// The decode worker's engine: one thread that advances all sequences by one token per step.
+//
+// Continuous batching: before every step new sequences join and ended ones leave. A step takes up to max_batch of them;
+// when there are more, those that have waited longest go first, and priority counts as extra steps of waiting, so that
+// nobody starves. Which sequences share a step changes no token (see Model).
+//
+// Sampled tokens are pushed to the calls as they come; while a reader is behind, its tokens are gathered into larger
+// chunks, and beyond max_unread_tokens its sequence is ended rather than the others kept waiting.
+//
+//   DecodeEngine engine(&model, options, &metrics, &load);
+//   engine.Start();
+//   engine.Add(call, std::move(state), first_token);     // any thread
+//   engine.Stop();                                        // ends what is left with UNAVAILABLE
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "common/model/model.h"
+#include "common/rpc/worker_service.h"
+#include "common/sampling/sampler.h"
+#include "common/state/sequence_state.h"
+#include "decode/decode_call.h"
+#include "decode/decode_metrics.h"
+
+namespace baton {
+
+struct DecodeEngineOptions {
+  // Sequences in one step.
+  int max_batch = 64;
+  // Tokens of one sequence that its reader may lag behind, beyond what is queued for writing.
+  int max_unread_tokens = 1024;
+  // Fault injection: sleep in every step.
+  absl::Duration step_delay = absl::ZeroDuration();
+};
+
+class DecodeEngine {
+ public:
+  // Everything pointed at must outlive it; the model is used by this engine alone.
+  DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load);
+  ~DecodeEngine();
+  DecodeEngine(const DecodeEngine&) = delete;
+
+  void Start();
+  void Stop();
+
+  // The sequence continues with `first_token`, the token at state.position() == number of tokens in the request. It
+  // must not end the sequence, and the request must have been checked (CheckRequest).
+  void Add(std::shared_ptr<DecodeCall> call, SequenceState state, int32_t first_token);
+
+ private:
+  struct Sequence;
+
+  void Loop();
+  // Waits until there is something to do. False: stop.
+  bool AdmitNew();
+  bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return stopping_ || !arrivals_.empty() || !sequences_.empty();
+  }
+  // Removes sequences whose calls are over, and their memory.
+  void DropEnded();
+  // Fills batch_ with the sequences of the next step.
+  void SelectBatch();
+  void Step();
+  // Samples the next token of one sequence from its logits and tells its call.
+  void Continue(Sequence& sequence, absl::Span<const float> logits);
+  static void Flush(Sequence& sequence);
+  void FreeState(Sequence& sequence);
+  void ReportRunning();
+
+  Model* const model_;
+  const DecodeEngineOptions options_;
+  DecodeMetrics* const metrics_;
+  LoadReporter* const load_;
+
+  absl::Mutex mutex_;
+  std::vector<std::unique_ptr<Sequence>> arrivals_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+
+  // The engine thread's own.
+  std::vector<std::unique_ptr<Sequence>> sequences_;
+  std::vector<Sequence*> batch_;
+  std::vector<SequenceRun> runs_;
+  std::vector<float> logits_;  // [max_batch, vocab_size], grown as needed
+  Sampler sampler_;
+  int64_t step_ = 0;
+  int64_t arrived_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace baton
