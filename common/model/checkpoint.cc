@@ -131,6 +131,10 @@ absl::StatusOr<Checkpoint> Checkpoint::Open(const std::string& directory, const 
   checkpoint.directory_ = directory;
   const std::string config_path = absl::StrCat(directory, "/config.json");
   const std::string generation_path = absl::StrCat(directory, "/generation_config.json");
+  if (!Exists(config_path)) {
+    return absl::NotFoundError(absl::StrCat(
+        config_path, ": is missing; expected a Hugging Face checkpoint directory with config.json inside"));
+  }
   BATON_ASSIGN_OR_RETURN(checkpoint.config_text_, ReadFile(config_path, kMaxConfigBytes));
   BATON_ASSIGN_OR_RETURN(checkpoint.config_, ParseModelConfig(checkpoint.config_text_, config_path, options));
   BATON_ASSIGN_OR_RETURN(const std::string generation_text, ReadOptionalFile(generation_path, kMaxConfigBytes));
@@ -177,12 +181,15 @@ absl::Status Checkpoint::OpenShards(const std::string& index_path) {
   tensors_path_ = index_path;
   BATON_ASSIGN_OR_RETURN(const std::string text, ReadFile(index_path, kMaxIndexBytes));
   BATON_ASSIGN_OR_RETURN(const auto shards, ParseIndex(text, index_path));
+  // All of them first: a shard that did not arrive explains whatever else is wrong.
   for (const auto& [name, tensors] : shards) {
     const std::string path = absl::StrCat(directory_, "/", name);
-    if (!Exists(path)) {
-      return absl::NotFoundError(absl::StrCat(path, ": is missing; ", index_path, " expects it to hold ",
-                                              tensors.size(), " tensors, ", Quoted(tensors.front()), " among them"));
-    }
+    if (Exists(path)) continue;
+    return absl::NotFoundError(absl::StrCat(path, ": is missing; ", index_path, " expects it to hold ", tensors.size(),
+                                            " tensors, ", Quoted(tensors.front()), " among them"));
+  }
+  for (const auto& [name, tensors] : shards) {
+    const std::string path = absl::StrCat(directory_, "/", name);
     BATON_RETURN_IF_ERROR(AddFile(path));
     const SafetensorsFile& file = files_.back();
     for (const std::string& tensor : tensors) {
