@@ -69,7 +69,9 @@ double SumExp(absl::Span<const float> logits, float maximum, float scale) {
   const size_t whole = logits.size() / kLanes * kLanes;
   double lanes[kLanes] = {};
   for (size_t i = 0; i < whole; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += Term(data[i + lane], maximum, scale);
+    float terms[kLanes];
+    for (size_t lane = 0; lane < kLanes; ++lane) terms[lane] = Term(data[i + lane], maximum, scale);
+    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += terms[lane];
   }
   double sum = 0;
   for (const double lane : lanes) sum += lane;
