@@ -1,0 +1,254 @@
+#include "prefill/prefill_job.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "common/base/status_macros.h"
+#include "common/observe/log.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+namespace {
+
+using worker::v1::PrefillEvent;
+using worker::v1::PromptScores;
+
+// A message of state; one frame may be this long by itself.
+constexpr size_t kMessageBytes = kStateFrameTargetBytes;
+
+double Seconds(absl::Duration duration) { return std::max(0.0, absl::ToDoubleSeconds(duration)); }
+double Milliseconds(absl::Duration duration) { return Seconds(duration) * 1000; }
+
+}  // namespace
+
+PrefillJob::PrefillJob(uint64_t id, std::shared_ptr<PrefillCall> call, PrefillJobContext* context)
+    : id_(id), call_(std::move(call)), context_(context) {}
+
+PromptEntry PrefillJob::MakeEntry(double arrival_seconds) const {
+  PromptEntry entry;
+  entry.id = id_;
+  entry.priority = call_->prompt.request.priority;
+  entry.tokens = call_->prompt.tokens_to_compute();
+  entry.first_logit_row = call_->prompt.first_logit_row();
+  entry.arrival_seconds = arrival_seconds;
+  return entry;
+}
+
+absl::Status PrefillJob::Start() {
+  const PrefillPrompt& prompt = call_->prompt;
+  BATON_ASSIGN_OR_RETURN(state_,
+                         SequenceState::Create(context_->layout, *context_->budget, prompt.tokens_to_compute()));
+  started_at_ = absl::Now();
+  context_->metrics->queue_seconds.Observe(Seconds(Queued()));
+  if (!prompt.handoff.has_value()) return absl::OkStatus();
+
+  writer_.emplace(context_->model->fingerprint(), *context_->layout, prompt.tokens());
+  HandoffSenderOptions options;
+  options.request_id = prompt.request.request_id;
+  options.deadline = call_->deadline;
+  options.write_delay = context_->handoff_delay;
+  const std::shared_ptr<grpc::Channel> channel = context_->channels.Get(prompt.handoff->endpoint(), started_at_);
+  sender_ = HandoffSender::Start(channel, *prompt.handoff, options, context_->wake);
+  return absl::OkStatus();
+}
+
+SequenceRun PrefillJob::RunFor(const PromptChunk& chunk) {
+  BATON_CHECK(state_.has_value() && state_->position() == chunk.begin);
+  SequenceRun run;
+  run.state = &*state_;
+  run.tokens = absl::Span<const int32_t>(call_->prompt.request.tokens).subspan(chunk.begin, chunk.tokens);
+  run.logits_from = static_cast<size_t>(chunk.tokens - chunk.logit_rows);
+  return run;
+}
+
+void PrefillJob::TakeLogits(const PromptChunk& chunk, absl::Span<const float> logits) {
+  const int64_t vocab = context_->model->config().vocab_size;
+  const int64_t last_token = call_->prompt.tokens() - 1;
+  const int64_t first_row = chunk.begin + chunk.tokens - chunk.logit_rows;
+  PrefillEvent event;
+  for (int64_t row = 0; row < chunk.logit_rows; ++row) {
+    const int64_t position = first_row + row;
+    if (position < last_token) ScoreRow(position, logits.subspan(row * vocab, vocab), event.mutable_scores());
+  }
+  if (event.has_scores()) Push(std::move(event));
+  if (!chunk.last) return;
+  computed_ = true;
+  computed_at_ = absl::Now();
+  context_->metrics->prefill_seconds.Observe(Seconds(Computing()));
+  if (!call_->prompt.score_only) SampleFirstToken(logits.subspan((chunk.logit_rows - 1) * vocab, vocab));
+  if (sender_ == nullptr || ends_with_first_token()) state_.reset();
+}
+
+void PrefillJob::ScoreRow(int64_t position, absl::Span<const float> logits, PromptScores* scores) const {
+  const SequenceRequest& request = call_->prompt.request;
+  const int32_t token = request.tokens[position + 1];
+  if (scores->ids().empty()) scores->set_first(static_cast<int32_t>(position + 1));
+  scores->add_ids(token);
+  ToProto(ComputeLogprob(logits, token, request.top_logprobs), scores->add_logprobs());
+}
+
+void PrefillJob::SampleFirstToken(absl::Span<const float> logits) {
+  const SequenceRequest& request = call_->prompt.request;
+  const int64_t generated = request.generated_tokens;
+  const int32_t id = context_->sampler.Sample(logits, request.sampling, request.MakeHistory(),
+                                              request.MaskedIds(generated), call_->prompt.tokens());
+  context_->metrics->generation_tokens.Increment();
+  if (request.IsStop(id)) {
+    done_reason_ = worker::v1::STOP_TOKEN;
+  } else if (generated + 1 >= request.max_new_tokens) {
+    done_reason_ = worker::v1::LENGTH;
+  }
+
+  PrefillEvent event;
+  worker::v1::FirstToken* first = event.mutable_first_token();
+  first->set_id(id);
+  if (done_reason_.has_value()) first->set_done(*done_reason_);
+  if (request.logprobs) {
+    const TokenLogprob logprob = ComputeLogprob(logits, id, request.top_logprobs);
+    ToProto(logprob, first->mutable_logprobs());
+    first_token_ = MakeFirstTokenRecord(id, logprob);
+  } else {
+    first_token_ = MakeFirstTokenRecord(id);
+  }
+  Push(std::move(event));
+}
+
+void PrefillJob::Push(PrefillEvent event) {
+  if (call_->events->Push(std::move(event)) || call_->events->cancelled()) return;
+  failure_ = WithReason(absl::ResourceExhaustedError("the caller does not read its events fast enough"), "SLOW_READER");
+}
+
+void PrefillJob::PumpHandoff(int64_t max_queued_bytes) {
+  if (!handing_off() || !state_.has_value() || sender_->over()) return;
+  bool all_written = false;
+  while (!all_written && sender_->queued_bytes() < max_queued_bytes) {
+    std::string frames;
+    if (!std::exchange(header_sent_, true)) writer_->AppendHeader(&frames);
+    all_written = writer_->AppendPieces(*state_, kMessageBytes, &frames);
+    if (all_written && computed_) writer_->AppendCommit(*first_token_, &frames);
+    if (!frames.empty()) sender_->Send(std::move(frames));
+  }
+  if (!all_written) {
+    sender_->WakeBelow(max_queued_bytes / 2);
+  } else if (computed_) {
+    commit_sent_ = true;
+    sender_->FinishSending();
+    state_.reset();
+  }
+}
+
+PrefillEnd PrefillJob::Abandon(absl::Status status) const {
+  PrefillEnd end{std::move(status), absl::nullopt};
+  if (sender_ != nullptr && !ends_with_first_token()) end.handoff_failure = HandoffFailureKind::kCancelled;
+  return end;
+}
+
+absl::optional<PrefillEnd> PrefillJob::Ended() const {
+  if (call_->ended.load(std::memory_order_acquire)) return Abandon(absl::CancelledError("the caller went away"));
+  if (!failure_.ok()) return Abandon(failure_);
+  if (computed_ && (sender_ == nullptr || ends_with_first_token())) return PrefillEnd{};
+  if (sender_ != nullptr && sender_->over()) return HandoffEnd();
+  return absl::nullopt;
+}
+
+PrefillEnd PrefillJob::HandoffEnd() const {
+  const HandoffOutcome outcome = sender_->outcome();
+  absl::Status status = outcome.status;
+  if (status.ok()) {
+    if (commit_sent_ && outcome.position == call_->prompt.tokens()) return PrefillEnd{};
+    status = absl::InternalError(absl::StrCat("the decode worker answered that it is at position ", outcome.position,
+                                              " of a prompt of ", call_->prompt.tokens(),
+                                              commit_sent_ ? " tokens" : " tokens, before it had the whole state"));
+  }
+  HandoffFailure failure = ExplainHandoffFailure(status, call_->prompt.handoff->endpoint());
+  return PrefillEnd{std::move(failure.status), failure.kind};
+}
+
+void PrefillJob::Finish(const PrefillEnd& end) {
+  if (sender_ != nullptr) {
+    if (!sender_->over()) sender_->Cancel();
+    handoff_outcome_ = sender_->outcome();
+    CountHandoff(end);
+    if (end.handoff_failure == HandoffFailureKind::kUnreachable) {
+      context_->channels.Forget(call_->prompt.handoff->endpoint());
+    }
+  }
+  state_.reset();
+  if (end.status.ok()) PushDone();
+  call_->events->Finish(ToGrpcStatus(end.status));
+  Record(end);
+}
+
+void PrefillJob::PushDone() {
+  PrefillEvent event;
+  worker::v1::PrefillDone* done = event.mutable_done();
+  done->set_queue_seconds(Seconds(Queued()));
+  done->set_compute_seconds(Seconds(Computing()));
+  if (commit_sent_) {
+    done->set_handoff_seconds(Seconds(ExposedHandoff()));
+    done->set_handoff_bytes(handoff_outcome_.bytes);
+  }
+  call_->events->Push(std::move(event));
+}
+
+void PrefillJob::CountHandoff(const PrefillEnd& end) {
+  PrefillMetrics& metrics = *context_->metrics;
+  metrics.handoff_bytes_total.Increment(static_cast<double>(handoff_outcome_.bytes));
+  if (!end.handoff_failure.has_value()) {
+    if (!commit_sent_) return;
+    metrics.handoff_bytes.Observe(static_cast<double>(handoff_outcome_.bytes));
+    metrics.handoff_total_seconds.Observe(Seconds(handoff_outcome_.ended - handoff_outcome_.first_write));
+    metrics.handoff_exposed_seconds.Observe(Seconds(ExposedHandoff()));
+    return;
+  }
+  switch (*end.handoff_failure) {
+    case HandoffFailureKind::kCancelled:
+      return metrics.handoff_cancelled.Increment();
+    case HandoffFailureKind::kUnreachable:
+      return metrics.handoff_unreachable.Increment();
+    case HandoffFailureKind::kRefused:
+      return metrics.handoff_refused.Increment();
+    case HandoffFailureKind::kCorrupt:
+      return metrics.handoff_corrupt.Increment();
+  }
+}
+
+void PrefillJob::Record(const PrefillEnd& end) const {
+  const PrefillPrompt& prompt = call_->prompt;
+  PrefillMetrics& metrics = *context_->metrics;
+  absl::string_view outcome = "done";
+  if (end.status.ok()) {
+    metrics.finished_done.Increment();
+  } else if (absl::IsCancelled(end.status)) {
+    outcome = "cancelled";
+    metrics.finished_cancelled.Increment();
+  } else {
+    outcome = "failed";
+    metrics.finished_failed.Increment();
+  }
+
+  const bool failed = !end.status.ok() && !absl::IsCancelled(end.status);
+  Log log(failed ? Severity::kWarning : Severity::kInfo, "prefill_request");
+  log.With("request_id", prompt.request.request_id)
+      .With("outcome", outcome)
+      .With("prompt_tokens", prompt.tokens())
+      .With("priority", prompt.request.priority);
+  if (prompt.score_from.has_value()) log.With("scored_tokens", prompt.tokens() - *prompt.score_from);
+  if (started()) log.With("queue_ms", Milliseconds(Queued()));
+  if (computed_) log.With("prefill_ms", Milliseconds(Computing()));
+  if (ends_with_first_token()) log.With("ended_by_first_token", true);
+  if (sender_ != nullptr) {
+    log.With("decode_worker", prompt.handoff->endpoint()).With("handoff_bytes", handoff_outcome_.bytes);
+    if (end.status.ok() && commit_sent_) log.With("handoff_exposed_ms", Milliseconds(ExposedHandoff()));
+  }
+  if (failed) log.With("error", end.status);
+}
+
+absl::Duration PrefillJob::Queued() const { return started_at_ - call_->accepted; }
+absl::Duration PrefillJob::Computing() const { return computed_at_ - started_at_; }
+absl::Duration PrefillJob::ExposedHandoff() const { return handoff_outcome_.ended - computed_at_; }
+
+}  // namespace baton

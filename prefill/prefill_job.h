@@ -1,0 +1,138 @@
+// One prompt on its way through the prefill worker: waiting, computed chunk by chunk, handed off, ended. The engine
+// thread owns it and alone touches it; what gRPC threads share with it is in PrefillCall and HandoffSender.
+//
+//   PrefillJob job(id, call, &context);
+//   if (!job.Start()) ...                    // no memory now
+//   runs.push_back(job.RunFor(chunk));  model.Forward(...);  job.TakeLogits(chunk, rows);
+//   job.PumpHandoff(max_queued_bytes);       // whenever there may be rows or room
+//   if (absl::optional<PrefillEnd> end = job.Ended()) job.Finish(*end);
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "baton/worker/v1/worker.pb.h"
+#include "common/model/model.h"
+#include "common/rpc/event_writer.h"
+#include "common/sampling/sampler.h"
+#include "common/state/memory_budget.h"
+#include "common/state/sequence_state.h"
+#include "common/state/state_codec.h"
+#include "prefill/decode_channels.h"
+#include "prefill/handoff_failure.h"
+#include "prefill/handoff_sender.h"
+#include "prefill/prefill_metrics.h"
+#include "prefill/prefill_prompt.h"
+#include "prefill/prompt_scheduler.h"
+
+namespace baton {
+
+// What the service and the engine share of one Prefill.Run call.
+struct PrefillCall {
+  PrefillPrompt prompt;
+  std::shared_ptr<EventWriter<worker::v1::PrefillEvent>::Handle> events;
+  absl::Time accepted;
+  std::chrono::system_clock::time_point deadline = std::chrono::system_clock::time_point::max();
+  // The stream is over: the client went away, or it was answered.
+  std::atomic<bool> ended{false};
+};
+
+// What all jobs of an engine use.
+struct PrefillJobContext {
+  Model* model = nullptr;
+  std::shared_ptr<const StateLayout> layout;
+  MemoryBudget* budget = nullptr;
+  PrefillMetrics* metrics = nullptr;
+  Sampler sampler;
+  DecodeChannels channels;
+  // Wakes the engine, from any thread, also when the engine is gone.
+  std::function<void()> wake;
+  absl::Duration handoff_delay;
+};
+
+// How a call is to end.
+struct PrefillEnd {
+  absl::Status status;
+  // There was a handoff and it did not complete.
+  absl::optional<HandoffFailureKind> handoff_failure;
+};
+
+class PrefillJob {
+ public:
+  // `context` must outlive it.
+  PrefillJob(uint64_t id, std::shared_ptr<PrefillCall> call, PrefillJobContext* context);
+  PrefillJob(const PrefillJob&) = delete;
+
+  PromptEntry MakeEntry(double arrival_seconds) const;
+
+  // Reserves the state and opens the handoff. RESOURCE_EXHAUSTED when there is no memory.
+  absl::Status Start();
+  bool started() const { return started_at_ != absl::InfiniteFuture(); }
+  bool holds_state() const { return state_.has_value(); }
+
+  // The chunk as a run of a forward call.
+  SequenceRun RunFor(const PromptChunk& chunk);
+  // After that call. `logits`: [chunk.logit_rows, vocab_size].
+  void TakeLogits(const PromptChunk& chunk, absl::Span<const float> logits);
+
+  bool handing_off() const { return sender_ != nullptr && !commit_sent_ && !ends_with_first_token(); }
+  // Serializes what is final while fewer than `max_queued_bytes` wait to be written, and at the end the commit: then
+  // the state is freed.
+  void PumpHandoff(int64_t max_queued_bytes);
+
+  // How the call is to end, once that is known.
+  absl::optional<PrefillEnd> Ended() const;
+  // Answers the call, frees everything, counts and logs the request. Also to end it early (`status` not OK).
+  void Finish(const PrefillEnd& end);
+  // Ends it with `status` at the next look.
+  void Fail(absl::Status status) { failure_ = std::move(status); }
+  // An early end with this status.
+  PrefillEnd Abandon(absl::Status status) const;
+
+ private:
+  void Push(worker::v1::PrefillEvent event);
+  void ScoreRow(int64_t position, absl::Span<const float> logits, worker::v1::PromptScores* scores) const;
+  void SampleFirstToken(absl::Span<const float> logits);
+  bool ends_with_first_token() const { return done_reason_.has_value(); }
+  PrefillEnd HandoffEnd() const;
+  void PushDone();
+  void CountHandoff(const PrefillEnd& end);
+  void Record(const PrefillEnd& end) const;
+  absl::Duration Queued() const;
+  absl::Duration Computing() const;
+  // Last chunk computed to verified.
+  absl::Duration ExposedHandoff() const;
+
+  const uint64_t id_;
+  const std::shared_ptr<PrefillCall> call_;
+  PrefillJobContext* const context_;
+
+  // Until the last piece of it is serialized.
+  absl::optional<SequenceState> state_;
+  absl::optional<StateWriter> writer_;
+  std::shared_ptr<HandoffSender> sender_;
+  bool header_sent_ = false;
+  bool commit_sent_ = false;
+
+  bool computed_ = false;
+  absl::optional<FirstTokenRecord> first_token_;
+  // The first token ends the sequence.
+  absl::optional<worker::v1::DoneReason> done_reason_;
+  // A failure of our own, such as a reader that does not read.
+  absl::Status failure_;
+  // Once the call is ending.
+  HandoffOutcome handoff_outcome_;
+
+  absl::Time started_at_ = absl::InfiniteFuture();
+  absl::Time computed_at_ = absl::InfiniteFuture();
+};
+
+}  // namespace baton

@@ -1,0 +1,47 @@
+// The prefill worker's series (docs/metrics.md), resolved once.
+#pragma once
+
+#include <string>
+
+#include "common/observe/metrics.h"
+#include "common/state/memory_budget.h"
+
+namespace baton {
+
+struct PrefillMetrics {
+  PrefillMetrics(Metrics* metrics, const std::string& model);
+
+  void SetState(const MemoryBudget& budget);
+
+  prometheus::Gauge& requests_waiting;
+  prometheus::Gauge& requests_running;
+  prometheus::Gauge& queued_tokens;
+  prometheus::Counter& prompt_tokens_computed;
+  prometheus::Counter& generation_tokens;
+  prometheus::Histogram& queue_seconds;
+  prometheus::Histogram& prefill_seconds;
+
+  prometheus::Histogram& handoff_total_seconds;
+  prometheus::Histogram& handoff_exposed_seconds;
+  prometheus::Counter& handoff_bytes_total;
+  prometheus::Histogram& handoff_bytes;
+  prometheus::Counter& handoff_cancelled;
+  prometheus::Counter& handoff_unreachable;
+  prometheus::Counter& handoff_refused;
+  prometheus::Counter& handoff_corrupt;
+
+  prometheus::Histogram& step_seconds;
+  prometheus::Histogram& step_tokens;
+  prometheus::Histogram& step_sequences;
+
+  prometheus::Gauge& state_bytes_used;
+  prometheus::Gauge& state_bytes_total;
+  prometheus::Gauge& state_usage_ratio;
+
+  prometheus::Counter& finished_done;
+  prometheus::Counter& finished_cancelled;
+  prometheus::Counter& finished_refused;
+  prometheus::Counter& finished_failed;
+};
+
+}  // namespace baton

@@ -1,0 +1,69 @@
+#include "prefill/prefill_prompt.h"
+
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/bytes.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+namespace {
+
+// host:port (IPv6 hosts in brackets) and nothing else: no other scheme of gRPC's target names.
+bool IsEndpoint(absl::string_view text) {
+  constexpr size_t kMaxEndpointBytes = 300;
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos || colon == 0 || text.size() > kMaxEndpointBytes) return false;
+  int port;
+  if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 1 || port > 65535) return false;
+  const absl::string_view host = text.substr(0, colon);
+  for (char c : host) {
+    if (c <= ' ' || c >= 127 || c == '/') return false;
+  }
+  return host.find(':') == absl::string_view::npos || (host.front() == '[' && host.back() == ']');
+}
+
+absl::Status CheckHandoff(const worker::v1::PrefillRequest& request, const PrefillPrompt& prompt) {
+  const bool continues = !prompt.score_only && prompt.request.max_new_tokens - prompt.request.generated_tokens > 1;
+  if (!request.has_handoff()) {
+    if (!continues) return absl::OkStatus();
+    return BadRequestError({{"handoff", "must be given when more than the first token is to be generated"}});
+  }
+  if (!IsEndpoint(request.handoff().endpoint())) {
+    return BadRequestError({{"handoff.endpoint", "must be HOST:PORT, where the decode worker can be reached"}});
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<PrefillPrompt> CheckPrefillRequest(const worker::v1::PrefillRequest& request,
+                                                  const PrefillLimits& limits) {
+  PrefillPrompt prompt;
+  BATON_ASSIGN_OR_RETURN(prompt.request, CheckRequest(request, limits.request));
+  prompt.score_only = request.score_only();
+  if (request.has_score_from()) prompt.score_from = request.score_from();
+  if (prompt.score_only && !prompt.score_from.has_value()) {
+    return BadRequestError({{"score_from", "must be given with score_only: nothing else would be computed"}});
+  }
+  BATON_RETURN_IF_ERROR(CheckHandoff(request, prompt));
+  // With a budget of one more token the state would never be used.
+  if (request.has_handoff() && prompt.request.max_new_tokens - prompt.request.generated_tokens > 1) {
+    prompt.handoff = request.handoff();
+  }
+
+  const int64_t bytes = limits.layout->BytesFor(prompt.tokens_to_compute());
+  if (bytes > limits.state_bytes) {
+    return WithReason(
+        absl::InvalidArgumentError(absl::StrCat("a prompt of ", prompt.tokens(), " tokens needs ", FormatBytes(bytes),
+                                                " of state, more than the ", FormatBytes(limits.state_bytes),
+                                                " this prefill worker has in all (its --memory flag)")),
+        "PREFILL_MEMORY_FULL");
+  }
+  return prompt;
+}
+
+}  // namespace baton

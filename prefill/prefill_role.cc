@@ -1,0 +1,48 @@
+#include "prefill/prefill_role.h"
+
+#include "absl/time/time.h"
+
+namespace baton {
+
+std::string PrefillRole::description() const {
+  return "Baton prefill worker: computes prompts and hands their state to decode workers.";
+}
+
+void PrefillRole::AddFlags(CLI::App& app) {
+  constexpr int kMaxChunkTokens = 65536;
+  constexpr int kMaxQueue = 1000000;
+  constexpr int kMaxDelayMs = 3600000;
+  app.add_option("--chunk-tokens", chunk_tokens_, "Token budget of one step, shared by all prompts being computed")
+      ->check(CLI::Range(1, kMaxChunkTokens))
+      ->capture_default_str();
+  app.add_option("--max-queue", max_queue_, "Requests that may wait; more are refused")
+      ->check(CLI::Range(1, kMaxQueue))
+      ->capture_default_str();
+  app.add_option("--inject-handoff-delay-ms", inject_handoff_delay_ms_,
+                 "Fault injection for tests: wait before each write of a handoff")
+      ->check(CLI::Range(0, kMaxDelayMs));
+}
+
+absl::Status PrefillRole::Start(const WorkerContext& context) {
+  metrics_ = std::make_unique<PrefillMetrics>(context.metrics, context.model_name);
+  PrefillEngineOptions options;
+  options.step_tokens = chunk_tokens_;
+  options.max_queue = max_queue_;
+  options.step_delay = absl::Milliseconds(context.flags.inject_step_delay_ms);
+  options.handoff_delay = absl::Milliseconds(inject_handoff_delay_ms_);
+  engine_ = std::make_unique<PrefillEngine>(options, context.model, context.budget, metrics_.get(), context.load);
+
+  PrefillLimits limits;
+  limits.request = {context.model->fingerprint(), context.model->config().vocab_size, context.max_tokens};
+  limits.layout = engine_->layout().get();
+  limits.state_bytes = context.budget->total();
+  service_ = std::make_unique<PrefillService>(limits, engine_.get(), metrics_.get(), context.gate);
+  engine_->Start();
+  return absl::OkStatus();
+}
+
+void PrefillRole::Stop() {
+  if (engine_ != nullptr) engine_->Stop();
+}
+
+}  // namespace baton
