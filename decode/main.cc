@@ -26,7 +26,7 @@ class DecodeRole final : public WorkerRole {
         ->check(IsHostPort())
         ->type_name("HOST:PORT");
     app.add_option("--max-batch", engine_options_.max_batch, "Most sequences in one step; more take turns")
-        ->check(CLI::Range(1, 4096))
+        ->check(CLI::Range(1, 4096).description(""))
         ->type_name("N")
         ->capture_default_str();
   }

@@ -3,10 +3,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <limits>
 #include <system_error>
 #include <utility>
 
@@ -83,12 +81,16 @@ class LoadProgress {
 }  // namespace
 
 CLI::Validator IsHostPort() {
-  return CLI::Validator([](std::string& text) { return HostPortProblem(text); }, "HOST:PORT", "IsHostPort");
+  return CLI::Validator([](std::string& text) { return HostPortProblem(text); }, "", "IsHostPort");
 }
 
 void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
   app.set_version_flag("--version", std::string(kVersion), "Print the version and exit");
-  app.add_option("--model", flags->model, "Hugging Face checkpoint directory")->required()->type_name("DIR");
+  app.add_option("--model", flags->model, "Hugging Face checkpoint directory (required)")->type_name("DIR");
+  // Not ->required(), which would complain of the missing flag before it complains of a misspelt one.
+  app.final_callback([flags] {
+    if (flags->model.empty()) throw CLI::RequiredError("--model");
+  });
   app.add_option("--model-name", flags->model_name, "Name that clients ask for (default: the directory's name)")
       ->type_name("NAME");
   app.add_option("--listen", flags->listen, "Where to serve gRPC; port 0 picks a free one")
@@ -110,7 +112,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->type_name("bf16|f32")
       ->default_str(std::string(ComputeModeName(flags->compute)));
   app.add_option("--threads", flags->threads, "Compute threads; 0: one per usable CPU")
-      ->check(CLI::Range(0, kMaxThreads))
+      ->check(CLI::Range(0, kMaxThreads).description(""))
       ->type_name("N")
       ->capture_default_str();
   app.add_option_function<std::string>(
@@ -133,11 +135,11 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
          "Memory for the state of sequences, such as 4GiB (default: a quarter of the machine's)")
       ->type_name("BYTES");
   app.add_option("--max-tokens", flags->max_tokens, "Most tokens of prompt plus output; 0: what the model allows")
-      ->check(CLI::Range(int64_t{0}, std::numeric_limits<int64_t>::max()))
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40).description(""))
       ->type_name("N")
       ->capture_default_str();
   app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(CLI::Range(0.0, 86400.0).description(""))
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option_function<std::string>(
@@ -162,7 +164,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->type_name("LEVEL")
       ->default_str("info");
   app.add_option("--inject-step-delay-ms", flags->inject_step_delay_ms, "For tests: sleep in each engine step")
-      ->check(CLI::Range(0, 60000))
+      ->check(CLI::Range(0, 60000).description(""))
       ->type_name("N")
       ->capture_default_str();
 }

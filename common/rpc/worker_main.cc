@@ -1,6 +1,7 @@
 #include "common/rpc/worker_main.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -125,6 +126,8 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
 
 int RunWorkerMain(int argc, const char* const* argv, WorkerRole* role) {
   BlockShutdownSignals();
+  // gRPC's own lines on stderr repeat, at length, what our errors say; who wants them sets GRPC_VERBOSITY.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   const std::string role_name = RoleName(*role);
   const std::string program = absl::StrCat("baton-", role_name);
   CLI::App app(role->description(), program);
