@@ -1,4 +1,6 @@
 // baton chat: a conversation. Ctrl-C stops an answer, Ctrl-D leaves. Line editing is the terminal's own.
+#include <signal.h>
+
 #include <algorithm>
 #include <memory>
 #include <vector>
