@@ -1,0 +1,40 @@
+#include "gateway/fleet_service.h"
+
+#include "common/base/version.h"
+
+namespace baton {
+
+grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* context,
+                                                  const v1::GetStatusRequest* request,
+                                                  v1::GetStatusResponse* response) {
+  const Clock::time_point now = Clock::now();
+  response->set_gateway_version(kVersion);
+  response->set_uptime_seconds(SecondsBetween(started_, now));
+  response->set_queued_requests(queue_->waiting());
+  response->set_running_requests(queue_->running());
+  for (const WorkerSnapshot& snapshot : registry_->Workers()) {
+    v1::WorkerStatus* const status = response->add_workers();
+    status->set_endpoint(snapshot.endpoint);
+    status->set_role(StageName(snapshot.stage));
+    status->set_state(WorkerStateName(snapshot.state));
+    if (snapshot.info != nullptr) {
+      status->set_model(snapshot.info->model_name());
+      status->set_boot_id(snapshot.info->boot_id());
+    }
+    // What an absent worker last said of itself is history.
+    const bool present = snapshot.state == WorkerState::kServing || snapshot.state == WorkerState::kDraining;
+    if (!present) continue;
+    status->set_running(snapshot.load.running());
+    status->set_queued(snapshot.load.queued());
+    status->set_queued_tokens(snapshot.load.queued_tokens());
+    status->set_state_bytes_used(snapshot.load.state_bytes_used());
+    status->set_state_bytes_total(snapshot.load.state_bytes_total());
+    status->set_tokens_per_second(snapshot.load.tokens_per_second());
+    status->set_uptime_seconds(snapshot.info->uptime_seconds() + SecondsBetween(snapshot.info_time, now));
+  }
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace baton

@@ -1,0 +1,73 @@
+#include "gateway/gateway.h"
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "common/base/version.h"
+
+namespace baton {
+namespace {
+
+// For calls that were told to end to get their status out.
+constexpr absl::Duration kStopGrace = absl::Milliseconds(500);
+
+}  // namespace
+
+Gateway::Gateway(const GatewayOptions& options)
+    : options_(options),
+      queue_(options.admission, &router_, &timers_),
+      registry_(options.workers),
+      inference_(MakeContext(options, this)),
+      fleet_(&registry_, &queue_),
+      server_(options.server) {
+  metrics_.AddGauge("baton_build_info", "Always 1.", {{"version", kVersion}}).Set(1);
+  router_.SetCapacityListener([this] { queue_.Wake(); });
+  // The router last: when it tells waiting requests of a worker, the catalogue knows it already.
+  registry_.AddObserver(&catalog_);
+  registry_.AddObserver(&router_);
+  server_.AddService(&inference_);
+  server_.AddService(&fleet_);
+}
+
+Gateway::~Gateway() {
+  inference_.AbortAll();
+  server_.Stop(kStopGrace);
+  registry_.Stop();
+  timers_.Stop();
+}
+
+InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* gateway) {
+  InferenceContext context;
+  context.catalog = &gateway->catalog_;
+  context.metrics = &gateway->gateway_metrics_;
+  context.gate = &gateway->gate_;
+  context.sessions.router = &gateway->router_;
+  context.sessions.queue = &gateway->queue_;
+  context.sessions.timers = &gateway->timers_;
+  context.sessions.max_attempts = options.max_attempts;
+  context.max_queued_events = options.max_queued_events;
+  return context;
+}
+
+absl::Status Gateway::Start() {
+  if (options_.metrics != "off") BATON_RETURN_IF_ERROR(metrics_server_.Start(options_.metrics));
+  BATON_RETURN_IF_ERROR(server_.Start());
+  registry_.Start();
+  server_.SetServing(true);
+  return absl::OkStatus();
+}
+
+std::string Gateway::metrics_url() const {
+  if (options_.metrics == "off") return "off";
+  const std::string host = options_.metrics.substr(0, options_.metrics.rfind(':'));
+  return absl::StrCat("http://", host, ":", metrics_server_.port(), "/metrics");
+}
+
+bool Gateway::Drain(absl::Duration grace) {
+  server_.SetServing(false);
+  const bool drained = gate_.Drain(grace);
+  if (!drained) inference_.AbortAll();
+  server_.Stop(kStopGrace);
+  return drained;
+}
+
+}  // namespace baton

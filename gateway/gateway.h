@@ -1,0 +1,76 @@
+// A whole gateway: workers known, requests served, until drained. The composition root of this directory.
+//
+//   Gateway gateway(options);
+//   BATON_RETURN_IF_ERROR(gateway.Start());
+//   ... gateway.address() ...
+//   gateway.Drain(grace);                    // refuse new calls, finish running ones, end what is left
+//
+// Starts before its workers do if need be: it then waits for them, and ListModels shows what is there.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "common/observe/metrics.h"
+#include "common/rpc/drain_gate.h"
+#include "common/rpc/server.h"
+#include "gateway/admission_queue.h"
+#include "gateway/fleet_service.h"
+#include "gateway/gateway_metrics.h"
+#include "gateway/inference_service.h"
+#include "gateway/model_catalog.h"
+#include "gateway/router.h"
+#include "gateway/timers.h"
+#include "gateway/worker_registry.h"
+
+namespace baton {
+
+struct GatewayOptions {
+  RpcServerOptions server;
+  // "off": none.
+  std::string metrics = "127.0.0.1:0";
+  AdmissionOptions admission;
+  WorkerRegistryOptions workers;
+  int max_attempts = 3;
+  // Events a client's stream may fall behind.
+  size_t max_queued_events = 1024;
+};
+
+class Gateway {
+ public:
+  explicit Gateway(const GatewayOptions& options);
+  ~Gateway();
+  Gateway(const Gateway&) = delete;
+
+  // UNAVAILABLE when an address cannot be bound.
+  absl::Status Start();
+  // Returns with all calls ended and the server stopped. False: the grace period was not enough for some.
+  bool Drain(absl::Duration grace);
+
+  std::string address() const { return server_.address(); }
+  // URL, or "off".
+  std::string metrics_url() const;
+  int64_t calls() const { return gate_.inside(); }
+
+ private:
+  static InferenceContext MakeContext(const GatewayOptions& options, Gateway* gateway);
+
+  const GatewayOptions options_;
+  Metrics metrics_{"gateway"};
+  MetricsServer metrics_server_{&metrics_};
+  GatewayMetrics gateway_metrics_{&metrics_};
+  DrainGate gate_;
+  // Stopped before what its callbacks use is destroyed.
+  Timers timers_;
+  Router router_;
+  AdmissionQueue queue_;
+  ModelCatalog catalog_{&gateway_metrics_};
+  WorkerRegistry registry_;
+  InferenceService inference_;
+  FleetService fleet_;
+  RpcServer server_;
+};
+
+}  // namespace baton

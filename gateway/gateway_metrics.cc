@@ -1,0 +1,113 @@
+#include "gateway/gateway_metrics.h"
+
+#include "absl/strings/ascii.h"
+
+namespace baton {
+
+const char* MethodName(Method method) {
+  static constexpr const char* kNames[] = {"generate",   "generate_stream", "tokenize",
+                                           "detokenize", "score",           "list_models"};
+  return kNames[static_cast<size_t>(method)];
+}
+
+const char* OutcomeName(Outcome outcome) {
+  static constexpr const char* kNames[] = {"stop",        "length",   "cancelled", "time_limit",
+                                           "ok",          "invalid",  "not_found", "overloaded",
+                                           "unavailable", "deadline", "data_loss", "internal"};
+  return kNames[static_cast<size_t>(outcome)];
+}
+
+Outcome OutcomeOf(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return Outcome::kOk;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+      return Outcome::kInvalid;
+    case absl::StatusCode::kNotFound:
+      return Outcome::kNotFound;
+    case absl::StatusCode::kResourceExhausted:
+      return Outcome::kOverloaded;
+    case absl::StatusCode::kUnavailable:
+      return Outcome::kUnavailable;
+    case absl::StatusCode::kDeadlineExceeded:
+      return Outcome::kDeadline;
+    case absl::StatusCode::kDataLoss:
+      return Outcome::kDataLoss;
+    case absl::StatusCode::kCancelled:
+      return Outcome::kCancelled;
+    default:
+      return Outcome::kInternal;
+  }
+}
+
+ModelMetrics::ModelMetrics(Metrics* metrics, const std::string& model)
+    : waiting(metrics->AddGauge("baton_requests_waiting", "Requests queued.", {{"model", model}})),
+      running(metrics->AddGauge("baton_requests_running", "Requests being worked on.", {{"model", model}})),
+      streamed_tokens(
+          metrics->AddCounter("baton_streamed_tokens_total", "Tokens delivered to clients.", {{"model", model}})),
+      time_to_first_token(metrics->AddHistogram("baton_time_to_first_token_seconds",
+                                                "Request accepted to first token written to the client's stream.",
+                                                TtftBuckets(), {{"model", model}})),
+      inter_token(metrics->AddHistogram("baton_inter_token_seconds", "Between consecutive tokens of one stream.",
+                                        InterTokenBuckets(), {{"model", model}})),
+      queue_seconds(metrics->AddHistogram("baton_queue_seconds", "Waiting before work starts here.",
+                                          StepSecondsBuckets(), {{"model", model}})),
+      prompt_tokens(
+          metrics->AddHistogram("baton_request_prompt_tokens", "Prompt lengths.", TokensBuckets(), {{"model", model}})),
+      output_tokens(
+          metrics->AddHistogram("baton_request_output_tokens", "Output lengths.", TokensBuckets(), {{"model", model}})),
+      metrics_(metrics),
+      model_(model),
+      reserve_retries_(metrics->AddCounter("baton_retries_total", "Attempts repeated on another worker.",
+                                           {{"model", model}, {"stage", "reserve"}})),
+      prefill_retries_(metrics->AddCounter("baton_retries_total", "Attempts repeated on another worker.",
+                                           {{"model", model}, {"stage", "prefill"}})) {}
+
+void ModelMetrics::CountRequest(Method method, Outcome outcome, double seconds) {
+  const size_t row = static_cast<size_t>(method);
+  // Adding a series that exists gives the same one, so a race makes no difference.
+  std::atomic<prometheus::Counter*>& counter = requests_[row][static_cast<size_t>(outcome)];
+  if (counter.load() == nullptr) {
+    counter =
+        &metrics_->AddCounter("baton_requests_total", "Finished requests.",
+                              {{"model", model_}, {"method", MethodName(method)}, {"outcome", OutcomeName(outcome)}});
+  }
+  counter.load()->Increment();
+  std::atomic<prometheus::Histogram*>& histogram = request_seconds_[row];
+  if (histogram.load() == nullptr) {
+    histogram = &metrics_->AddHistogram("baton_request_seconds", "Whole request.", RequestSecondsBuckets(),
+                                        {{"model", model_}, {"method", MethodName(method)}});
+  }
+  histogram.load()->Observe(seconds);
+}
+
+GatewayMetrics::GatewayMetrics(Metrics* metrics) : metrics_(metrics), unknown_(ForModel(kUnknownModel)) {}
+
+ModelMetrics* GatewayMetrics::ForModel(const std::string& model) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_ptr<ModelMetrics>& entry = models_[model];
+  if (entry == nullptr) entry = std::make_unique<ModelMetrics>(metrics_, model);
+  return entry.get();
+}
+
+void GatewayMetrics::SetWorkers(const WorkerCounts& counts) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (auto& [key, gauge] : workers_) {
+    if (counts.count(key) == 0) gauge->Set(0);
+  }
+  for (const auto& [key, count] : counts) {
+    prometheus::Gauge*& gauge = workers_[key];
+    if (gauge == nullptr) {
+      const auto& [model, stage, state] = key;
+      gauge = &metrics_->AddGauge("baton_workers", "Workers known.",
+                                  {{"model", model},
+                                   {"worker_role", StageName(stage)},
+                                   {"state", absl::AsciiStrToLower(WorkerStateName(state))}});
+    }
+    gauge->Set(count);
+  }
+}
+
+}  // namespace baton

@@ -1,0 +1,95 @@
+// The gateway's metrics (docs/metrics.md): handles resolved once per model, so that nothing is looked up per token.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+
+#include "absl/status/status.h"
+#include "common/observe/metrics.h"
+#include "gateway/fleet.h"
+
+namespace baton {
+
+// What clients ask under names nobody serves is counted under this one.
+inline constexpr char kUnknownModel[] = "unknown";
+
+enum class Method { kGenerate, kGenerateStream, kTokenize, kDetokenize, kScore, kListModels, kCount };
+const char* MethodName(Method method);
+
+enum class Outcome {
+  kStop,
+  kLength,
+  kCancelled,
+  kTimeLimit,
+  kOk,
+  kInvalid,
+  kNotFound,
+  kOverloaded,
+  kUnavailable,
+  kDeadline,
+  kDataLoss,
+  kInternal,
+  kCount
+};
+const char* OutcomeName(Outcome outcome);
+// kOk for an OK status.
+Outcome OutcomeOf(const absl::Status& status);
+
+// The handles of one model. Lives as long as its GatewayMetrics. Thread-safe.
+class ModelMetrics {
+ public:
+  ModelMetrics(Metrics* metrics, const std::string& model);
+
+  void CountRequest(Method method, Outcome outcome, double seconds);
+  void CountRetry(Stage stage) { (stage == Stage::kDecode ? reserve_retries_ : prefill_retries_).Increment(); }
+
+  prometheus::Gauge& waiting;
+  prometheus::Gauge& running;
+  prometheus::Counter& streamed_tokens;
+  prometheus::Histogram& time_to_first_token;
+  prometheus::Histogram& inter_token;
+  prometheus::Histogram& queue_seconds;
+  prometheus::Histogram& prompt_tokens;
+  prometheus::Histogram& output_tokens;
+
+ private:
+  static constexpr size_t kMethods = static_cast<size_t>(Method::kCount);
+  static constexpr size_t kOutcomes = static_cast<size_t>(Outcome::kCount);
+
+  Metrics* const metrics_;
+  const std::string model_;
+  prometheus::Counter& reserve_retries_;
+  prometheus::Counter& prefill_retries_;
+  // Made when first needed: most of the combinations never occur.
+  std::array<std::array<std::atomic<prometheus::Counter*>, kOutcomes>, kMethods> requests_ = {};
+  std::array<std::atomic<prometheus::Histogram*>, kMethods> request_seconds_ = {};
+};
+
+// Workers by (model, stage, state).
+using WorkerCounts = std::map<std::tuple<std::string, Stage, WorkerState>, int>;
+
+class GatewayMetrics {
+ public:
+  // `metrics` must outlive it.
+  explicit GatewayMetrics(Metrics* metrics);
+
+  // The names come from workers, never from clients.
+  ModelMetrics* ForModel(const std::string& model);
+  ModelMetrics* unknown() { return unknown_; }
+  // All workers there are; combinations not in `counts` become 0.
+  void SetWorkers(const WorkerCounts& counts);
+
+ private:
+  Metrics* const metrics_;
+  std::mutex mutex_;
+  std::map<std::string, std::unique_ptr<ModelMetrics>> models_;
+  std::map<std::tuple<std::string, Stage, WorkerState>, prometheus::Gauge*> workers_;
+  ModelMetrics* unknown_;
+};
+
+}  // namespace baton

@@ -1,0 +1,407 @@
+#include "gateway/generation_session.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+namespace {
+
+using worker::v1::DecodeEvent;
+using worker::v1::DecodeRequest;
+using worker::v1::PrefillEvent;
+using worker::v1::PrefillRequest;
+
+// Chunks that may overtake the first token; a decode worker cannot be further ahead than that.
+constexpr size_t kMaxEarlyEvents = 4096;
+
+Demand DemandOf(const GenerationPlan& plan) {
+  Demand demand;
+  demand.fingerprint = plan.model->fingerprint;
+  demand.model = plan.model->name;
+  demand.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
+  demand.state_tokens = plan.needs_decode() ? demand.prompt_tokens + plan.stopping.max_new_tokens() : 0;
+  return demand;
+}
+
+// What both workers are told alike.
+template <typename Request>
+Request RequestOf(const GenerationPlan& plan) {
+  Request request;
+  request.set_request_id(plan.request_id);
+  request.set_fingerprint(plan.model->fingerprint);
+  request.mutable_tokens()->Add(plan.prompt.begin(), plan.prompt.end());
+  *request.mutable_sampling() = plan.sampling;
+  *request.mutable_stopping() = plan.stopping;
+  request.set_logprobs(plan.logprobs);
+  request.set_top_logprobs(plan.top_logprobs);
+  request.set_priority(plan.priority);
+  return request;
+}
+
+}  // namespace
+
+GenerationSession::GenerationSession(const SessionEnvironment& environment, GenerationPlan plan, RequestRecord record,
+                                     std::chrono::system_clock::time_point deadline)
+    : environment_(environment),
+      plan_(std::move(plan)),
+      deadline_(deadline),
+      record_(std::move(record)),
+      relay_(&plan_) {}
+
+template <typename Step>
+void GenerationSession::InAttempt(int attempt, Step step) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!ended_ && attempt == attempt_number_) step();
+}
+
+void GenerationSession::Start(std::unique_ptr<GenerationSink> sink) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  sink_ = std::move(sink);
+  if (ended_) {
+    // Cancelled before it began.
+    sink_->Finish(CancelledStatus());
+    return;
+  }
+  const std::weak_ptr<GenerationSession> weak = weak_from_this();
+  ticket_ = std::make_shared<AdmissionTicket>(DemandOf(plan_), plan_.priority, plan_.model->metrics,
+                                              [weak](absl::StatusOr<Route> route) {
+                                                const std::shared_ptr<GenerationSession> session = weak.lock();
+                                                if (session == nullptr) return;
+                                                std::lock_guard<std::mutex> session_lock(session->mutex_);
+                                                if (!session->ended_) session->OnRoute(std::move(route));
+                                              });
+  absl::StatusOr<absl::optional<Route>> route = environment_.queue->Enter(ticket_);
+  if (!route.ok()) return Fail(route.status());
+
+  v1::GenerateEvent event;
+  v1::Started* const started = event.mutable_started();
+  started->set_request_id(plan_.request_id);
+  started->set_model(plan_.model->name);
+  started->set_seed(plan_.sampling.seed());
+  started->set_prompt_tokens(static_cast<int32_t>(plan_.prompt.size()));
+  if (!Push(std::move(event))) return;
+  if (plan_.time_limit_seconds.has_value()) {
+    const std::chrono::duration<double> limit(*plan_.time_limit_seconds);
+    // Beyond a year it is no limit.
+    if (limit < std::chrono::hours(24 * 365)) {
+      time_limit_ =
+          environment_.timers->At(record_.accepted + std::chrono::duration_cast<Clock::duration>(limit), [weak] {
+            const std::shared_ptr<GenerationSession> session = weak.lock();
+            if (session == nullptr) return;
+            std::lock_guard<std::mutex> session_lock(session->mutex_);
+            if (!session->ended_) session->OnTimeLimit();
+          });
+    }
+  }
+  if (route->has_value()) OnRoute(std::move(**route));
+}
+
+void GenerationSession::Cancel() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!ended_) Fail(CancelledStatus());
+}
+
+void GenerationSession::Abort(const absl::Status& status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!ended_) Fail(status);
+}
+
+absl::Status GenerationSession::CancelledStatus() const {
+  if (std::chrono::system_clock::now() >= deadline_) {
+    return absl::DeadlineExceededError("the deadline of the call passed before generation was complete");
+  }
+  return absl::CancelledError("the caller went away");
+}
+
+void GenerationSession::OnRoute(absl::StatusOr<Route> route) {
+  if (!route.ok()) return Fail(route.status());
+  if (!routed_before_) {
+    routed_before_ = true;
+    record_.queue_seconds = record_.Elapsed();
+    plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
+  }
+  BeginAttempt(*std::move(route));
+}
+
+void GenerationSession::BeginAttempt(Route route) {
+  ++attempt_number_;
+  record_.attempts = failures_ + 1;
+  attempt_ = Attempt();
+  attempt_.route = std::move(route);
+  attempt_.prefill_endpoint = attempt_.route.prefill.endpoint();
+  if (plan_.needs_decode()) attempt_.decode_endpoint = attempt_.route.decode.endpoint();
+  relay_.BeginAttempt();
+  if (plan_.needs_decode()) {
+    StartDecode();
+  } else {
+    StartPrefill(nullptr);
+  }
+}
+
+void GenerationSession::StartDecode() {
+  const std::shared_ptr<WorkerConnection> connection = attempt_.route.decode.connection();
+  const std::shared_ptr<GenerationSession> self = shared_from_this();
+  const int number = attempt_number_;
+  attempt_.decode = DecodeCall::Start(
+      [&](grpc::ClientContext* context, const DecodeRequest* request, grpc::ClientReadReactor<DecodeEvent>* reactor) {
+        connection->decode->async()->Run(context, request, reactor);
+      },
+      RequestOf<DecodeRequest>(plan_), deadline_,
+      [self, number](DecodeEvent& event) { self->InAttempt(number, [&] { self->OnDecodeEvent(event); }); },
+      [self, number](const grpc::Status& status) { self->InAttempt(number, [&] { self->OnDecodeEnd(status); }); });
+}
+
+void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation) {
+  PrefillRequest request = RequestOf<PrefillRequest>(plan_);
+  if (plan_.prompt_logprobs && plan_.prompt.size() > 1) request.set_score_from(1);
+  if (reservation != nullptr) {
+    worker::v1::Handoff* const handoff = request.mutable_handoff();
+    handoff->set_endpoint(reservation->endpoint());
+    handoff->set_boot_id(reservation->boot_id());
+    handoff->set_reservation_id(reservation->reservation_id());
+    handoff->set_generation(reservation->generation());
+  }
+  const std::shared_ptr<WorkerConnection> connection = attempt_.route.prefill.connection();
+  const std::shared_ptr<GenerationSession> self = shared_from_this();
+  const int number = attempt_number_;
+  attempt_.prefill = PrefillCall::Start(
+      [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
+        connection->prefill->async()->Run(context, to_send, reactor);
+      },
+      std::move(request), deadline_,
+      [self, number](PrefillEvent& event) { self->InAttempt(number, [&] { self->OnPrefillEvent(event); }); },
+      [self, number](const grpc::Status& status) { self->InAttempt(number, [&] { self->OnPrefillEnd(status); }); });
+  attempt_.route.prefill.Confirm(static_cast<int64_t>(plan_.prompt.size()));
+}
+
+void GenerationSession::OnDecodeEvent(DecodeEvent& event) {
+  if (event.has_reservation()) return OnReservation(event.reservation());
+  if (!attempt_.reserved) return Fail(absl::InternalError("a decode worker sent events before its reservation"));
+  if (relay_.has_first()) return HandleDecodeEvent(event);
+  if (attempt_.early.size() >= kMaxEarlyEvents) {
+    return Fail(absl::InternalError("a decode worker went on without the prefill worker's first token"));
+  }
+  attempt_.early.push_back(std::move(event));
+}
+
+void GenerationSession::OnReservation(const worker::v1::Reservation& reservation) {
+  if (attempt_.reserved) return Fail(absl::InternalError("a decode worker sent a second reservation"));
+  attempt_.reserved = true;
+  attempt_.route.decode.Confirm(reservation.bytes());
+  StartPrefill(&reservation);
+}
+
+void GenerationSession::HandleDecodeEvent(const DecodeEvent& event) {
+  v1::Delta delta;
+  if (event.has_tokens()) {
+    attempt_.handed_off = true;
+    const absl::Status status = relay_.AddChunk(event.tokens(), &delta);
+    if (!status.ok()) return Fail(status);
+    if (!Relay(std::move(delta))) return;
+    // The worker sends Done after its last token, with its memory freed; a stop string only the gateway knows.
+    if (relay_.end().has_value() && relay_.end()->stop_string) Complete();
+  } else if (event.has_done()) {
+    attempt_.decode_done = true;
+    const absl::Status status = relay_.AddDone(event.done().reason(), &delta);
+    if (!status.ok()) return Fail(status);
+    if (Relay(std::move(delta))) Complete();
+  } else {
+    Fail(absl::InternalError("a decode worker sent an event of an unknown kind"));
+  }
+}
+
+void GenerationSession::OnDecodeEnd(const grpc::Status& status) {
+  attempt_.decode.reset();
+  if (relay_.end().has_value()) return Complete();
+  const bool complete_early =
+      !attempt_.early.empty() && attempt_.early.back().has_done() && !relay_.has_first() && status.ok();
+  if (complete_early) return;  // The first token is still on its way.
+  if (status.ok()) return Fail(absl::InternalError("a decode worker ended a stream without saying why"));
+  OnFailure(Stage::kDecode, status);
+}
+
+void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
+  if (event.has_scores()) {
+    v1::GenerateEvent out;
+    const absl::Status status = relay_.AddPromptScores(event.scores(), out.mutable_prompt_logprobs());
+    if (!status.ok()) return Fail(status);
+    if (!out.prompt_logprobs().tokens().empty()) Push(std::move(out));
+  } else if (event.has_first_token()) {
+    OnFirstToken(event.first_token());
+  } else if (event.has_done()) {
+    attempt_.prefill_done = true;
+    cached_tokens_ = event.done().cached_tokens();
+    if (relay_.end().has_value()) Complete();
+  } else {
+    Fail(absl::InternalError("a prefill worker sent an event of an unknown kind"));
+  }
+}
+
+void GenerationSession::OnFirstToken(const worker::v1::FirstToken& first) {
+  v1::Delta delta;
+  const absl::Status status = relay_.AddFirst(first, &delta);
+  if (!status.ok()) return Fail(status);
+  // Computed: no longer a load on this worker.
+  attempt_.route.prefill.Release();
+  if (!Relay(std::move(delta))) return;
+  record_.time_to_first_token = record_.Elapsed();
+  plan_.model->metrics->time_to_first_token.Observe(record_.time_to_first_token);
+  if (relay_.end().has_value()) {
+    // With the worker's own word for it, Done follows at once and completes the request.
+    if (relay_.end()->stop_string || !first.has_done()) Complete();
+    return;
+  }
+  if (!plan_.needs_decode()) return Fail(absl::InternalError("a prefill worker did not end a request of one token"));
+  const std::vector<DecodeEvent> early = std::move(attempt_.early);
+  attempt_.early.clear();
+  for (const DecodeEvent& event : early) {
+    HandleDecodeEvent(event);
+    if (ended_) return;
+  }
+}
+
+void GenerationSession::OnPrefillEnd(const grpc::Status& status) {
+  attempt_.prefill.reset();
+  if (relay_.end().has_value()) return Complete();
+  if (!status.ok()) {
+    // Once the decode worker runs, the prefill worker has done its part.
+    if (!attempt_.handed_off) OnFailure(Stage::kPrefill, status);
+    return;
+  }
+  if (!relay_.has_first()) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
+}
+
+void GenerationSession::OnFailure(Stage stage, const grpc::Status& grpc_status) {
+  const std::string& endpoint = stage == Stage::kPrefill ? attempt_.prefill_endpoint : attempt_.decode_endpoint;
+  const WorkerFailure failure = ClassifyFailure(stage, endpoint, grpc_status);
+  if (relay_.has_first()) {
+    absl::Status status = failure.status;
+    if (failure.kind == FailureKind::kRetriable) {
+      status = absl::Status(status.code(), absl::StrCat(status.message(), " (after ", relay_.completion_tokens(),
+                                                        " tokens; send the request again)"));
+      failure.status.ForEachPayload(
+          [&](absl::string_view type_url, const absl::Cord& payload) { status.SetPayload(type_url, payload); });
+    }
+    return Fail(status);
+  }
+  const bool prefill_blamed = failure.blamed == Stage::kPrefill;
+  Placement& blamed = prefill_blamed ? attempt_.route.prefill : attempt_.route.decode;
+  switch (failure.kind) {
+    case FailureKind::kFinal:
+      return Fail(failure.status);
+    case FailureKind::kFull:
+      blamed.ReportRefused();
+      DropAttempt();
+      environment_.queue->Requeue(ticket_);
+      return;
+    case FailureKind::kRetriable:
+      blamed.ReportFailed();
+      avoid_.insert(prefill_blamed ? attempt_.prefill_endpoint : attempt_.decode_endpoint);
+      ++failures_;
+      if (failures_ >= environment_.max_attempts) return Fail(failure.status);
+      plan_.model->metrics->CountRetry(failure.blamed);
+      return TryAgain();
+  }
+}
+
+void GenerationSession::TryAgain() {
+  DropAttempt();
+  const std::weak_ptr<GenerationSession> weak = weak_from_this();
+  const int number = attempt_number_;
+  // A moment for the news of a dead worker to arrive by the registry as well.
+  retry_ = environment_.timers->After(environment_.retry_pause * (1 << (failures_ - 1)), [weak, number] {
+    const std::shared_ptr<GenerationSession> session = weak.lock();
+    if (session == nullptr) return;
+    session->InAttempt(number, [&] {
+      absl::StatusOr<Route> route = session->environment_.router->Place(session->ticket_->demand(), session->avoid_);
+      if (absl::IsResourceExhausted(route.status())) {
+        session->environment_.queue->Requeue(session->ticket_);
+        return;
+      }
+      session->OnRoute(std::move(route));
+    });
+  });
+}
+
+void GenerationSession::DropAttempt() {
+  ++attempt_number_;
+  if (attempt_.decode != nullptr && !attempt_.decode_done) attempt_.decode->Cancel();
+  if (attempt_.prefill != nullptr && !attempt_.prefill_done) attempt_.prefill->Cancel();
+  attempt_ = Attempt();
+}
+
+bool GenerationSession::Relay(v1::Delta delta) {
+  const int64_t tokens = relay_.completion_tokens() - record_.output_tokens;
+  record_.output_tokens = relay_.completion_tokens();
+  if (delta.text().empty() && delta.token_ids().empty() && delta.logprobs().empty()) return true;
+  v1::GenerateEvent event;
+  *event.mutable_delta() = std::move(delta);
+  if (!Push(std::move(event))) return false;
+  const Clock::time_point now = Clock::now();
+  if (tokens > 0) {
+    plan_.model->metrics->streamed_tokens.Increment(static_cast<double>(tokens));
+    if (record_.output_tokens > tokens) {
+      const double seconds = SecondsBetween(last_token_, now) / static_cast<double>(tokens);
+      for (int64_t i = 0; i < tokens; ++i) plan_.model->metrics->inter_token.Observe(seconds);
+    }
+    last_token_ = now;
+  }
+  return true;
+}
+
+bool GenerationSession::Push(v1::GenerateEvent event) {
+  if (sink_->Push(std::move(event))) return true;
+  if (sink_->gone()) {
+    Fail(CancelledStatus());
+    return false;
+  }
+  Fail(WithReason(absl::ResourceExhaustedError("the client reads its stream too slowly; read faster, or ask for less "
+                                               "(logprobs, prompt_logprobs)"),
+                  "SLOW_READER"));
+  return false;
+}
+
+void GenerationSession::OnTimeLimit() {
+  v1::Delta delta;
+  delta.set_text(relay_.Flush());
+  if (Relay(std::move(delta))) CompleteWith(v1::FINISH_REASON_TIME_LIMIT, {});
+}
+
+void GenerationSession::Complete() { CompleteWith(relay_.end()->reason, relay_.end()->match); }
+
+void GenerationSession::CompleteWith(v1::FinishReason reason, const v1::StopMatch& match) {
+  v1::GenerateEvent event;
+  v1::Finished* const finished = event.mutable_finished();
+  finished->set_reason(reason);
+  if (match.kind_case() != v1::StopMatch::KIND_NOT_SET) *finished->mutable_match() = match;
+  const int32_t prompt_tokens = static_cast<int32_t>(plan_.prompt.size());
+  finished->mutable_usage()->set_prompt_tokens(prompt_tokens);
+  finished->mutable_usage()->set_completion_tokens(relay_.completion_tokens());
+  finished->mutable_usage()->set_total_tokens(prompt_tokens + relay_.completion_tokens());
+  finished->mutable_usage()->set_cached_prompt_tokens(cached_tokens_);
+  finished->mutable_timing()->set_queue_seconds(record_.queue_seconds);
+  finished->mutable_timing()->set_time_to_first_token_seconds(std::max(0.0, record_.time_to_first_token));
+  finished->mutable_timing()->set_total_seconds(record_.Elapsed());
+  if (!Push(std::move(event))) return;
+  const Outcome outcome = reason == v1::FINISH_REASON_STOP     ? Outcome::kStop
+                          : reason == v1::FINISH_REASON_LENGTH ? Outcome::kLength
+                                                               : Outcome::kTimeLimit;
+  End(outcome, absl::OkStatus());
+}
+
+void GenerationSession::End(Outcome outcome, const absl::Status& status) {
+  ended_ = true;
+  DropAttempt();
+  if (time_limit_.has_value()) environment_.timers->Cancel(*time_limit_);
+  if (retry_.has_value()) environment_.timers->Cancel(*retry_);
+  if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
+  if (sink_ != nullptr) sink_->Finish(status);
+  plan_.model->metrics->prompt_tokens.Observe(static_cast<double>(plan_.prompt.size()));
+  plan_.model->metrics->output_tokens.Observe(static_cast<double>(relay_.completion_tokens()));
+  record_.Finish(outcome, status);
+}
+
+}  // namespace baton

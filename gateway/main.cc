@@ -1,0 +1,154 @@
+// baton-gateway: the program. Flags, the READY line, draining on SIGTERM or SIGINT.
+#include <CLI/CLI.hpp>
+
+#include <chrono>
+#include <cstdio>
+#include <limits>
+#include <string>
+
+#include "absl/time/time.h"
+#include "common/base/bytes.h"
+#include "common/base/ids.h"
+#include "common/base/status_macros.h"
+#include "common/base/version.h"
+#include "common/observe/log.h"
+#include "common/rpc/shutdown_signal.h"
+#include "common/rpc/worker_flags.h"
+#include "gateway/gateway.h"
+
+namespace {
+
+using baton::GatewayOptions;
+
+struct Flags {
+  GatewayOptions gateway;
+  double queue_timeout_seconds = 30;
+  double grace_seconds = 30;
+  baton::Severity log_level = baton::Severity::kInfo;
+  bool log_json = false;
+};
+
+void AddWorkerOptions(CLI::App& app, baton::WorkerRegistryOptions* workers) {
+  app.add_option("--prefill-worker", workers->prefill,
+                 "A prefill worker; repeatable. A DNS name stands for all its addresses")
+      ->required()
+      ->check(baton::IsHostPort())
+      ->type_name("HOST:PORT");
+  app.add_option("--decode-worker", workers->decode, "A decode worker; repeatable, as above")
+      ->required()
+      ->check(baton::IsHostPort())
+      ->type_name("HOST:PORT");
+}
+
+void AddLimitOptions(CLI::App& app, Flags* flags) {
+  GatewayOptions& gateway = flags->gateway;
+  app.add_option("--max-running", gateway.admission.max_running, "Requests worked on at a time")
+      ->check(CLI::Range(1, 1000000))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-queue", gateway.admission.max_queue, "Requests that may wait; more are refused")
+      ->check(CLI::Range(0, 1000000))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--queue-timeout", flags->queue_timeout_seconds, "Seconds a request may wait for its turn")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option_function<std::string>(
+         "--max-message-bytes",
+         [&gateway](const std::string& text) {
+           const absl::StatusOr<int64_t> bytes = baton::ParseBytes(text);
+           if (!bytes.ok()) throw CLI::ValidationError("--max-message-bytes", std::string(bytes.status().message()));
+           if (*bytes < 1024 || *bytes > std::numeric_limits<int>::max()) {
+             throw CLI::ValidationError("--max-message-bytes", "must be from 1KiB to 2GiB");
+           }
+           gateway.server.max_receive_bytes = static_cast<int>(*bytes);
+         },
+         "Largest request, such as 16MiB")
+      ->type_name("BYTES")
+      ->default_str("4MiB");
+  app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+}
+
+void AddLogOptions(CLI::App& app, Flags* flags) {
+  app.add_option_function<std::string>(
+         "--log-format",
+         [flags](const std::string& text) {
+           if (text != "text" && text != "json") {
+             throw CLI::ValidationError("--log-format", "expected text or json, got \"" + text + "\"");
+           }
+           flags->log_json = text == "json";
+         },
+         "Form of the log lines on stderr")
+      ->type_name("text|json")
+      ->default_str("text");
+  app.add_option_function<std::string>(
+         "--log-level",
+         [flags](const std::string& text) {
+           if (!baton::ParseSeverity(text, &flags->log_level)) {
+             throw CLI::ValidationError("--log-level", "expected debug, info, warning or error, got \"" + text + "\"");
+           }
+         },
+         "Least severity that is logged: debug, info, warning or error")
+      ->type_name("LEVEL")
+      ->default_str("info");
+}
+
+absl::Status Serve(const Flags& flags) {
+  baton::Gateway gateway(flags.gateway);
+  BATON_RETURN_IF_ERROR(gateway.Start());
+  const std::string boot_id = baton::NewBootId();
+  baton::Log(baton::Severity::kInfo, "serving")
+      .With("listen", gateway.address())
+      .With("metrics", gateway.metrics_url())
+      .With("boot", boot_id);
+  std::printf("READY role=gateway listen=%s metrics=%s boot=%s\n", gateway.address().c_str(),
+              gateway.metrics_url().c_str(), boot_id.c_str());
+  std::fflush(stdout);
+
+  const int signal = baton::WaitForShutdownSignal();
+  baton::Log(baton::Severity::kInfo, "draining").With("signal", signal).With("running", gateway.calls());
+  if (!gateway.Drain(absl::Seconds(flags.grace_seconds))) {
+    baton::Log(baton::Severity::kWarning, "grace_period_over");
+  }
+  baton::Log(baton::Severity::kInfo, "stopped");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  baton::BlockShutdownSignals();
+  CLI::App app("Serves Baton's public gRPC API in front of prefill and decode workers", "baton-gateway");
+  Flags flags;
+  flags.gateway.server.listen = "127.0.0.1:7000";
+  app.set_version_flag("--version", std::string(baton::kVersion), "Print the version and exit");
+  app.add_option("--listen", flags.gateway.server.listen, "Where to serve gRPC; port 0 picks a free one")
+      ->check(baton::IsHostPort())
+      ->type_name("HOST:PORT")
+      ->capture_default_str();
+  app.add_option("--metrics", flags.gateway.metrics, "Where to serve Prometheus metrics, or \"off\"")
+      ->check(baton::IsHostPortOrOff())
+      ->type_name("HOST:PORT|off")
+      ->capture_default_str();
+  AddWorkerOptions(app, &flags.gateway.workers);
+  AddLimitOptions(app, &flags);
+  AddLogOptions(app, &flags);
+  if (absl::optional<int> exit_code = baton::ParseCommandLine(app, argc, argv)) return *exit_code;
+
+  baton::LogOptions log_options;
+  log_options.minimum = flags.log_level;
+  log_options.json = flags.log_json;
+  log_options.role = "gateway";
+  baton::ConfigureLog(log_options);
+  flags.gateway.admission.queue_timeout =
+      std::chrono::duration_cast<baton::Clock::duration>(std::chrono::duration<double>(flags.queue_timeout_seconds));
+
+  const absl::Status status = Serve(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "baton-gateway: %s\n", std::string(status.message()).c_str());
+  return 1;
+}

@@ -1,0 +1,77 @@
+// Everything a client may ask, checked and resolved: defaults filled in, the prompt tokenized, lengths cut to the
+// model's context. What comes out can be given to workers as it is.
+//
+// All violations of a request are reported together, as a BadRequest with field paths ("sampling.top_p",
+// "continuations[2].text"). docs/api.md lists fields, ranges and defaults.
+//
+//   absl::StatusOr<GenerationPlan> plan = CheckGenerate(request, request_id, model);
+//     INVALID_ARGUMENT     violations; reason PROMPT_TOO_LONG when that is the only one
+//     FAILED_PRECONDITION  text for a model without a tokenizer, chat for a model without turn symbols
+//
+// Pure functions; thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
+#include "baton/v1/inference.pb.h"
+#include "baton/worker/v1/worker.pb.h"
+#include "gateway/model_catalog.h"
+
+namespace baton {
+
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr size_t kMaxStopStringBytes = 256;
+inline constexpr int kMaxContinuations = 256;
+
+// A generation request with nothing left to decide.
+struct GenerationPlan {
+  std::shared_ptr<const ServedModel> model;
+  std::string request_id;
+  std::vector<int32_t> prompt;
+  worker::v1::Sampling sampling;
+  // max_new_tokens is at least 1; stop_token_ids holds the model's EOS ids (unless ignored) and the caller's.
+  worker::v1::Stopping stopping;
+  std::vector<std::string> stop_strings;
+  bool include_stop_in_output = false;
+  absl::optional<double> time_limit_seconds;
+  bool logprobs = false;
+  int top_logprobs = 0;
+  bool prompt_logprobs = false;
+  bool token_ids = true;
+  int priority = 0;
+
+  bool IsStopToken(int32_t id) const;
+  bool IsEos(int32_t id) const;
+  bool needs_decode() const { return stopping.max_new_tokens() > 1; }
+};
+
+struct ScorePlan {
+  std::shared_ptr<const ServedModel> model;
+  std::string request_id;
+  // At least one token.
+  std::vector<int32_t> context;
+  // Each at least one token; context + continuation fit the model.
+  std::vector<std::vector<int32_t>> continuations;
+  int top_logprobs = 0;
+  int priority = 0;
+};
+
+// Printable ASCII, at most 128 bytes.
+bool IsRequestId(absl::string_view text);
+
+// `request_id`: as IsRequestId accepts it; the request's own field is not looked at.
+absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request, const std::string& request_id,
+                                             std::shared_ptr<const ServedModel> model);
+absl::StatusOr<ScorePlan> CheckScore(const v1::ScoreRequest& request, const std::string& request_id,
+                                     std::shared_ptr<const ServedModel> model);
+absl::StatusOr<v1::TokenizeResponse> CheckAndTokenize(const v1::TokenizeRequest& request, const ServedModel& model);
+absl::StatusOr<v1::DetokenizeResponse> CheckAndDetokenize(const v1::DetokenizeRequest& request,
+                                                          const ServedModel& model);
+
+}  // namespace baton

@@ -1,0 +1,29 @@
+#include "gateway/request_record.h"
+
+#include "common/observe/log.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+
+void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
+  const double seconds = Elapsed();
+  metrics->CountRequest(method, outcome, seconds);
+  const bool ours = outcome == Outcome::kInternal || outcome == Outcome::kDataLoss;
+  Log log(ours ? Severity::kError : Severity::kInfo, "request");
+  log.With("request_id", request_id)
+      .With("method", MethodName(method))
+      .With("model", model)
+      .With("outcome", OutcomeName(outcome));
+  if (prompt_tokens > 0) log.With("prompt_tokens", prompt_tokens);
+  if (output_tokens > 0) log.With("output_tokens", output_tokens);
+  if (queue_seconds > 0) log.With("queue_ms", 1000 * queue_seconds);
+  if (time_to_first_token >= 0) log.With("ttft_ms", 1000 * time_to_first_token);
+  if (attempts > 1) log.With("attempts", attempts);
+  log.With("duration_ms", 1000 * seconds);
+  const std::string reason = ErrorReason(status);
+  if (!reason.empty()) log.With("reason", reason);
+  // The messages of INVALID_ARGUMENT may quote the request; those of our own making never do.
+  if (ours) log.With("error", status);
+}
+
+}  // namespace baton

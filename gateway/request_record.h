@@ -1,0 +1,40 @@
+// What is remembered of one request for its metrics and its one log line. Never its text.
+//
+//   RequestRecord record(Method::kScore, model->metrics, request_id, model->name);
+//   ...
+//   record.Finish(status);          // once; counts and logs
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "gateway/gateway_metrics.h"
+#include "gateway/timers.h"
+
+namespace baton {
+
+struct RequestRecord {
+  // `metrics` may be GatewayMetrics::unknown() until the model is known.
+  RequestRecord(Method which, ModelMetrics* handles, std::string id)
+      : method(which), metrics(handles), request_id(std::move(id)), model(kUnknownModel) {}
+
+  void Finish(Outcome outcome, const absl::Status& status);
+  void Finish(const absl::Status& status) { Finish(OutcomeOf(status), status); }
+  double Elapsed() const { return SecondsBetween(accepted, Clock::now()); }
+
+  Method method;
+  ModelMetrics* metrics;
+  std::string request_id;
+  std::string model;
+  // When the call reached the gateway.
+  Clock::time_point accepted = Clock::now();
+  int64_t prompt_tokens = 0;
+  int64_t output_tokens = 0;
+  double queue_seconds = 0;
+  // Negative: there was no token.
+  double time_to_first_token = -1;
+  int attempts = 0;
+};
+
+}  // namespace baton

@@ -1,0 +1,252 @@
+#include "gateway/router.h"
+
+#include <algorithm>
+#include <limits>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+#include "common/base/bytes.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+namespace {
+
+// A worker says at least once a second how full it is.
+constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+
+int64_t SaturatingMultiply(int64_t a, int64_t b) {
+  int64_t product;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<int64_t>::max() : product;
+}
+
+int64_t SaturatingAdd(int64_t a, int64_t b) {
+  int64_t sum;
+  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<int64_t>::max() : sum;
+}
+
+}  // namespace
+
+int64_t StateBytesFor(const worker::v1::StateBytes& bytes, int64_t tokens) {
+  int64_t total = bytes.fixed();
+  for (const auto& growth : bytes.growth()) {
+    const int64_t kept = growth.limit() > 0 ? std::min(tokens, growth.limit()) : tokens;
+    total = SaturatingAdd(total, SaturatingMultiply(growth.per_token(), kept));
+  }
+  return total;
+}
+
+Placement& Placement::operator=(Placement&& other) noexcept {
+  if (this == &other) return *this;
+  Release();
+  router_ = std::exchange(other.router_, nullptr);
+  stage_ = other.stage_;
+  id_ = other.id_;
+  connection_ = std::move(other.connection_);
+  return *this;
+}
+
+void Placement::Confirm(int64_t amount) {
+  if (router_ != nullptr) router_->Confirm(*this, amount);
+}
+void Placement::ReportRefused() {
+  if (router_ != nullptr) router_->Mark(*this, &Router::Row::refused);
+}
+void Placement::ReportFailed() {
+  if (router_ != nullptr) router_->Mark(*this, &Router::Row::failed);
+}
+void Placement::Release() {
+  if (router_ == nullptr) return;
+  std::exchange(router_, nullptr)->Release(*this);
+  connection_.reset();
+}
+
+int64_t Router::Row::InUse() const {
+  int64_t in_use = reported;
+  for (const auto& [id, claim] : claims) {
+    if (!claim.reported) in_use = SaturatingAdd(in_use, claim.amount);
+  }
+  return in_use;
+}
+
+std::vector<Router::Row*> Router::Serving(Stage stage, const std::string& fingerprint) {
+  std::vector<Row*> serving;
+  for (auto& [key, row] : rows_) {
+    if (key.first != stage || row.snapshot.state != WorkerState::kServing || row.snapshot.info == nullptr) continue;
+    if (row.snapshot.info->fingerprint() == fingerprint) serving.push_back(&row);
+  }
+  return serving;
+}
+
+absl::Status Router::NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const {
+  std::vector<std::string> missing;
+  if (prefill_missing) missing.push_back("prefill");
+  if (decode_missing) missing.push_back("decode");
+  // What there is instead, so that an operator sees why.
+  std::map<std::string, int> others;
+  for (const auto& [key, row] : rows_) {
+    const bool wanted = key.first == Stage::kPrefill ? prefill_missing : decode_missing;
+    if (!wanted) continue;
+    const bool other_model = row.snapshot.info != nullptr && row.snapshot.info->model_name() != demand.model;
+    if (other_model) continue;
+    const char* why =
+        row.snapshot.state == WorkerState::kServing ? "of another fingerprint" : WorkerStateName(row.snapshot.state);
+    ++others[absl::StrCat(StageName(key.first), " ", why)];
+  }
+  std::string message =
+      absl::StrCat("model ", demand.model, " has no serving ", absl::StrJoin(missing, " and no "), " worker just now");
+  if (!others.empty()) {
+    std::vector<std::string> parts;
+    for (const auto& [what, count] : others) parts.push_back(absl::StrCat(count, " ", what));
+    absl::StrAppend(&message, " (", absl::StrJoin(parts, ", "), ")");
+  }
+  return WithRetryAfter(absl::UnavailableError(message), kRetryAfter, "NO_WORKERS");
+}
+
+absl::StatusOr<Router::Row*> Router::ChooseDecode(const std::vector<Row*>& rows, const Demand& demand,
+                                                  const Avoid& avoid) const {
+  Row* best = nullptr;
+  auto best_rank = std::make_tuple(0, int64_t{0}, uint64_t{0});
+  bool could_ever_fit = false;
+  int64_t smallest_need = std::numeric_limits<int64_t>::max();
+  int64_t largest_memory = 0;
+  for (Row* row : rows) {
+    const int64_t need = StateBytesFor(row->snapshot.info->state_bytes(), demand.state_tokens);
+    const int64_t memory = row->snapshot.load.state_bytes_total();
+    smallest_need = std::min(smallest_need, need);
+    largest_memory = std::max(largest_memory, memory);
+    if (need > memory) continue;
+    could_ever_fit = true;
+    if (row->refused || need > row->Free()) continue;
+    const auto rank = std::make_tuple(row->Reluctance(avoid), -row->Free(), row->last_used);
+    if (best != nullptr && rank >= best_rank) continue;
+    best = row;
+    best_rank = rank;
+  }
+  if (best != nullptr) return best;
+  if (!could_ever_fit) {
+    return WithReason(
+        BadRequestError({{"stopping.max_new_tokens",
+                          absl::StrCat("prompt and max_new_tokens need ", FormatBytes(smallest_need),
+                                       " of state, more than the ", FormatBytes(largest_memory),
+                                       " of the largest decode worker: shorten the prompt or lower max_new_tokens")}}),
+        "PROMPT_TOO_LONG");
+  }
+  return WithRetryAfter(
+      absl::ResourceExhaustedError(absl::StrCat("every decode worker of model ", demand.model, " is full")),
+      kRetryAfter, "DECODE_MEMORY_FULL");
+}
+
+absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows, const Avoid& avoid) const {
+  Row* best = nullptr;
+  auto best_rank = std::make_tuple(0, int64_t{0}, size_t{0}, uint64_t{0});
+  for (Row* row : rows) {
+    if (row->refused) continue;
+    const auto rank = std::make_tuple(row->Reluctance(avoid), row->InUse(), row->claims.size(), row->last_used);
+    if (best != nullptr && rank >= best_rank) continue;
+    best = row;
+    best_rank = rank;
+  }
+  if (best != nullptr) return best;
+  return WithRetryAfter(absl::ResourceExhaustedError("every prefill worker has a full queue"), kRetryAfter,
+                        "PREFILL_MEMORY_FULL");
+}
+
+absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const bool needs_decode = demand.state_tokens > 0;
+  const std::vector<Row*> prefill = Serving(Stage::kPrefill, demand.fingerprint);
+  const std::vector<Row*> decode = needs_decode ? Serving(Stage::kDecode, demand.fingerprint) : std::vector<Row*>();
+  const bool decode_missing = needs_decode && decode.empty();
+  if (prefill.empty() || decode_missing) return NoWorkers(demand, prefill.empty(), decode_missing);
+
+  Route route;
+  BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, avoid));
+  if (needs_decode) {
+    BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
+    const int64_t bytes = StateBytesFor(row->snapshot.info->state_bytes(), demand.state_tokens);
+    route.decode = MakePlacement(row, bytes, /*confirmed=*/false);
+  }
+  route.prefill = MakePlacement(prefill_row, demand.prompt_tokens, /*confirmed=*/false);
+  return route;
+}
+
+Placement Router::MakePlacement(Row* row, int64_t amount, bool confirmed) {
+  Placement placement;
+  placement.router_ = this;
+  placement.stage_ = row->snapshot.stage;
+  placement.id_ = ++next_id_;
+  placement.connection_ = row->snapshot.connection;
+  row->last_used = placement.id_;
+  row->claims[placement.id_] = Claim{amount, confirmed, false};
+  return placement;
+}
+
+Router::Row* Router::Find(const Placement& placement) {
+  const auto row = rows_.find(Key(placement.stage_, placement.connection_->endpoint));
+  if (row == rows_.end() || row->second.claims.count(placement.id_) == 0) return nullptr;
+  return &row->second;
+}
+
+void Router::Confirm(const Placement& placement, int64_t amount) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Row* const row = Find(placement);
+  if (row == nullptr) return;
+  Claim& claim = row->claims[placement.id_];
+  claim.amount = std::max<int64_t>(0, amount);
+  claim.confirmed = true;
+}
+
+void Router::Mark(const Placement& placement, bool Row::*flag) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Row* const row = Find(placement);
+  if (row != nullptr) row->*flag = true;
+}
+
+void Router::Release(const Placement& placement) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Row* const row = Find(placement);
+    if (row == nullptr) return;
+    const Claim& claim = row->claims[placement.id_];
+    // State memory is given back at once. Queued tokens shrink as they are computed, which only the worker knows.
+    if (claim.reported && placement.stage_ == Stage::kDecode) {
+      row->reported = std::max<int64_t>(0, row->reported - claim.amount);
+    }
+    row->claims.erase(placement.id_);
+  }
+  if (capacity_listener_) capacity_listener_();
+}
+
+void Router::OnWorker(const WorkerSnapshot& snapshot) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Row& row = rows_[Key(snapshot.stage, snapshot.endpoint)];
+    const bool same_process = row.snapshot.info != nullptr && snapshot.info != nullptr &&
+                              row.snapshot.info->boot_id() == snapshot.info->boot_id();
+    const bool new_report = snapshot.load_reports != row.snapshot.load_reports;
+    row.snapshot = snapshot;
+    if (!same_process) row.claims.clear();
+    if (new_report) {
+      row.reported =
+          snapshot.stage == Stage::kDecode ? snapshot.load.state_bytes_used() : snapshot.load.queued_tokens();
+      row.reported = std::max<int64_t>(0, row.reported);
+      row.refused = false;
+      row.failed = false;
+      for (auto& [id, claim] : row.claims) claim.reported = claim.confirmed;
+    }
+  }
+  if (capacity_listener_) capacity_listener_();
+}
+
+void Router::OnWorkerRemoved(const std::string& endpoint, Stage stage) {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    rows_.erase(Key(stage, endpoint));
+  }
+  if (capacity_listener_) capacity_listener_();
+}
+
+}  // namespace baton

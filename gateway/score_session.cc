@@ -1,0 +1,228 @@
+#include "gateway/score_session.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+#include "gateway/token_relay.h"
+#include "gateway/worker_failure.h"
+
+namespace baton {
+namespace {
+
+using worker::v1::PrefillEvent;
+using worker::v1::PrefillRequest;
+
+// Continuations of one request that are computed at a time: enough to fill a batch, too few to crowd others out.
+constexpr size_t kParallelContinuations = 8;
+// Until a full worker is asked again; it reports its load about as often.
+constexpr Clock::duration kFullPause = std::chrono::milliseconds(100);
+
+absl::Status BrokenContract(const char* what) {
+  return absl::InternalError(absl::StrCat("a prefill worker broke the protocol: ", what));
+}
+
+}  // namespace
+
+ScoreSession::ScoreSession(const SessionEnvironment& environment, ScorePlan plan, RequestRecord record,
+                           std::chrono::system_clock::time_point deadline)
+    : environment_(environment),
+      plan_(std::move(plan)),
+      deadline_(deadline),
+      record_(std::move(record)),
+      items_(plan_.continuations.size()) {}
+
+void ScoreSession::Start(OnEnd on_end) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  on_end_ = std::move(on_end);
+  if (ended_) return on_end_(CancelledStatus());
+  Demand demand;
+  demand.fingerprint = plan_.model->fingerprint;
+  demand.model = plan_.model->name;
+  demand.prompt_tokens = TokensOf(0);
+  const std::weak_ptr<ScoreSession> weak = weak_from_this();
+  ticket_ = std::make_shared<AdmissionTicket>(demand, plan_.priority, plan_.model->metrics,
+                                              [weak](absl::StatusOr<Route> route) {
+                                                const std::shared_ptr<ScoreSession> session = weak.lock();
+                                                if (session == nullptr) return;
+                                                std::lock_guard<std::mutex> session_lock(session->mutex_);
+                                                if (!session->ended_) session->OnRoute(std::move(route));
+                                              });
+  absl::StatusOr<absl::optional<Route>> route = environment_.queue->Enter(ticket_);
+  if (!route.ok()) return End(route.status());
+  if (route->has_value()) OnRoute(std::move(**route));
+}
+
+void ScoreSession::Cancel() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!ended_) End(CancelledStatus());
+}
+
+void ScoreSession::Abort(const absl::Status& status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!ended_) End(status);
+}
+
+absl::Status ScoreSession::CancelledStatus() const {
+  if (std::chrono::system_clock::now() >= deadline_) {
+    return absl::DeadlineExceededError("the deadline of the call passed before scoring was complete");
+  }
+  return absl::CancelledError("the caller went away");
+}
+
+void ScoreSession::OnRoute(absl::StatusOr<Route> route) {
+  if (!route.ok()) return End(route.status());
+  record_.queue_seconds = record_.Elapsed();
+  plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
+  next_item_ = 1;
+  running_ = 1;
+  StartItem(0, std::move(route->prefill));
+  StartItems();
+}
+
+void ScoreSession::StartItems() {
+  while (!ended_ && next_item_ < items_.size() && running_ < kParallelContinuations) {
+    ++running_;
+    PlaceItem(next_item_++);
+  }
+}
+
+void ScoreSession::PlaceItem(size_t index) {
+  Demand demand = ticket_->demand();
+  demand.prompt_tokens = TokensOf(index);
+  absl::StatusOr<Route> route = environment_.router->Place(demand, items_[index].avoid);
+  if (absl::IsResourceExhausted(route.status())) return PlaceItemLater(index, kFullPause);
+  if (!route.ok()) return End(route.status());
+  StartItem(index, std::move(route->prefill));
+}
+
+void ScoreSession::PlaceItemLater(size_t index, Clock::duration pause) {
+  const std::weak_ptr<ScoreSession> weak = weak_from_this();
+  environment_.timers->After(pause, [weak, index] {
+    const std::shared_ptr<ScoreSession> session = weak.lock();
+    if (session == nullptr) return;
+    std::lock_guard<std::mutex> lock(session->mutex_);
+    if (!session->ended_) session->PlaceItem(index);
+  });
+}
+
+void ScoreSession::StartItem(size_t index, Placement placement) {
+  Item& item = items_[index];
+  PrefillRequest request;
+  request.set_request_id(plan_.request_id);
+  request.set_fingerprint(plan_.model->fingerprint);
+  request.mutable_tokens()->Add(plan_.context.begin(), plan_.context.end());
+  const std::vector<int32_t>& continuation = plan_.continuations[index];
+  request.mutable_tokens()->Add(continuation.begin(), continuation.end());
+  request.set_logprobs(true);
+  request.set_top_logprobs(plan_.top_logprobs);
+  request.set_priority(plan_.priority);
+  request.set_score_from(static_cast<int32_t>(plan_.context.size()));
+  request.set_score_only(true);
+
+  item.placement = std::move(placement);
+  item.score.Clear();
+  const int attempt = ++item.attempt;
+  const std::shared_ptr<WorkerConnection> connection = item.placement.connection();
+  const std::shared_ptr<ScoreSession> self = shared_from_this();
+  item.call = PrefillCall::Start(
+      [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
+        connection->prefill->async()->Run(context, to_send, reactor);
+      },
+      std::move(request), deadline_,
+      [self, index, attempt](PrefillEvent& event) {
+        std::lock_guard<std::mutex> lock(self->mutex_);
+        if (!self->ended_ && self->items_[index].attempt == attempt) self->OnEvent(index, event);
+      },
+      [self, index, attempt](const grpc::Status& status) {
+        std::lock_guard<std::mutex> lock(self->mutex_);
+        if (!self->ended_ && self->items_[index].attempt == attempt) self->OnCallEnd(index, status);
+      });
+  item.placement.Confirm(TokensOf(index));
+}
+
+void ScoreSession::OnEvent(size_t index, const PrefillEvent& event) {
+  if (event.has_done()) return;
+  if (!event.has_scores()) return End(BrokenContract("more than scores for a request of scores only"));
+  const worker::v1::PromptScores& scores = event.scores();
+  const std::vector<int32_t>& continuation = plan_.continuations[index];
+  v1::ContinuationScore& score = items_[index].score;
+  const int64_t due = static_cast<int64_t>(plan_.context.size()) + score.tokens_size();
+  if (scores.first() != due || scores.ids_size() != scores.logprobs_size() ||
+      due + scores.ids_size() > TokensOf(index)) {
+    return End(BrokenContract("scores of other positions than were due"));
+  }
+  if (score.tokens().empty()) score.set_is_greedy(true);
+  for (int i = 0; i < scores.ids_size(); ++i) {
+    if (scores.ids(i) != continuation[static_cast<size_t>(score.tokens_size())]) {
+      return End(BrokenContract("scores of other tokens than were sent"));
+    }
+    absl::StatusOr<v1::TokenLogprob> logprob = ToClientLogprob(*plan_.model, scores.ids(i), scores.logprobs(i));
+    if (!logprob.ok()) return End(logprob.status());
+    score.set_logprob(score.logprob() + static_cast<double>(logprob->logprob()));
+    if (!scores.logprobs(i).is_greedy()) score.set_is_greedy(false);
+    *score.add_tokens() = *std::move(logprob);
+  }
+}
+
+void ScoreSession::OnCallEnd(size_t index, const grpc::Status& status) {
+  Item& item = items_[index];
+  item.call.reset();
+  if (status.ok()) {
+    if (item.score.tokens_size() != static_cast<int>(plan_.continuations[index].size())) {
+      return End(BrokenContract("scores are missing"));
+    }
+    item.placement.Release();
+    item.complete = true;
+    --running_;
+    if (++complete_ == items_.size()) return Complete();
+    return StartItems();
+  }
+  const std::string endpoint = item.placement.endpoint();
+  const WorkerFailure failure = ClassifyFailure(Stage::kPrefill, endpoint, status);
+  Placement placement = std::move(item.placement);
+  switch (failure.kind) {
+    case FailureKind::kFinal:
+      return End(failure.status);
+    case FailureKind::kFull:
+      placement.ReportRefused();
+      return PlaceItemLater(index, kFullPause);
+    case FailureKind::kRetriable:
+      placement.ReportFailed();
+      item.avoid.insert(endpoint);
+      if (++item.failures >= environment_.max_attempts) return End(failure.status);
+      plan_.model->metrics->CountRetry(Stage::kPrefill);
+      return PlaceItemLater(index, environment_.retry_pause * (1 << (item.failures - 1)));
+  }
+}
+
+void ScoreSession::Complete() {
+  v1::ScoreResponse response;
+  response.set_request_id(plan_.request_id);
+  response.set_model(plan_.model->name);
+  int32_t scored = 0;
+  for (Item& item : items_) {
+    scored += item.score.tokens_size();
+    *response.add_scores() = std::move(item.score);
+  }
+  const int32_t context = static_cast<int32_t>(plan_.context.size());
+  response.mutable_usage()->set_prompt_tokens(context);
+  response.mutable_usage()->set_completion_tokens(scored);
+  response.mutable_usage()->set_total_tokens(context + scored);
+  End(std::move(response));
+}
+
+void ScoreSession::End(absl::StatusOr<v1::ScoreResponse> response) {
+  ended_ = true;
+  for (Item& item : items_) {
+    if (item.call != nullptr) item.call->Cancel();
+    item.call.reset();
+    item.placement.Release();
+  }
+  if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
+  record_.prompt_tokens = static_cast<int64_t>(plan_.context.size());
+  record_.Finish(response.status());
+  if (on_end_) on_end_(std::move(response));
+}
+
+}  // namespace baton

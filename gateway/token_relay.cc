@@ -1,0 +1,172 @@
+#include "gateway/token_relay.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+
+namespace baton {
+namespace {
+
+absl::Status BrokenContract(const std::string& what) {
+  return absl::InternalError(absl::StrCat("a worker broke the protocol: ", what));
+}
+
+bool InVocabulary(const ServedModel& model, int32_t id) { return id >= 0 && id < model.vocab_size; }
+
+std::string PieceBytes(const ServedModel& model, int32_t id) {
+  return model.tokenizer == nullptr ? std::string() : model.tokenizer->TokenBytes(id, /*keep_special=*/true);
+}
+
+}  // namespace
+
+absl::StatusOr<v1::TokenLogprob> ToClientLogprob(const ServedModel& model, int32_t id,
+                                                 const worker::v1::TokenLogprobs& logprobs) {
+  if (logprobs.top_ids_size() != logprobs.top_logprobs_size()) {
+    return BrokenContract("top_ids and top_logprobs differ in length");
+  }
+  v1::TokenLogprob out;
+  out.set_id(id);
+  out.set_logprob(logprobs.logprob());
+  out.set_piece(PieceBytes(model, id));
+  for (int i = 0; i < logprobs.top_ids_size(); ++i) {
+    if (!InVocabulary(model, logprobs.top_ids(i))) {
+      return BrokenContract(absl::StrCat("token id ", logprobs.top_ids(i), " is outside the vocabulary"));
+    }
+    v1::TopLogprob* const top = out.add_top();
+    top->set_id(logprobs.top_ids(i));
+    top->set_logprob(logprobs.top_logprobs(i));
+    top->set_piece(PieceBytes(model, logprobs.top_ids(i)));
+  }
+  return out;
+}
+
+TokenRelay::TokenRelay(const GenerationPlan* plan) : plan_(plan) {
+  if (plan->model->tokenizer == nullptr) return;
+  StreamDecoderOptions options;
+  options.stop = plan->stop_strings;
+  options.include_stop = plan->include_stop_in_output;
+  decoder_ = std::make_unique<StreamDecoder>(plan->model->tokenizer.get(), std::move(options));
+}
+
+absl::Status TokenRelay::AddPromptScores(const worker::v1::PromptScores& scores, v1::PromptLogprobs* out) {
+  const int64_t prompt_tokens = static_cast<int64_t>(plan_->prompt.size());
+  if (!plan_->prompt_logprobs) return BrokenContract("prompt scores that nobody asked for");
+  if (scores.first() != next_score_ || scores.first() + int64_t{scores.ids_size()} > prompt_tokens) {
+    return BrokenContract(absl::StrCat("prompt scores of [", scores.first(), ", +", scores.ids_size(),
+                                       ") where those from ", next_score_, " on were due"));
+  }
+  if (scores.ids_size() != scores.logprobs_size()) return BrokenContract("prompt scores without log probabilities");
+  for (int i = 0; i < scores.ids_size(); ++i, ++next_score_) {
+    if (scores.ids(i) != plan_->prompt[static_cast<size_t>(next_score_)]) {
+      return BrokenContract("prompt scores of another prompt");
+    }
+    BATON_ASSIGN_OR_RETURN(v1::TokenLogprob logprob, ToClientLogprob(*plan_->model, scores.ids(i), scores.logprobs(i)));
+    if (next_score_ < next_unrelayed_score_) continue;
+    *out->add_tokens() = std::move(logprob);
+    next_unrelayed_score_ = next_score_ + 1;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TokenRelay::AddFirst(const worker::v1::FirstToken& first, v1::Delta* delta) {
+  if (has_first()) return BrokenContract("a second first token");
+  const int64_t prompt_tokens = static_cast<int64_t>(plan_->prompt.size());
+  if (plan_->prompt_logprobs && prompt_tokens > 1 && next_score_ != prompt_tokens) {
+    return BrokenContract("prompt scores are missing");
+  }
+  BATON_RETURN_IF_ERROR(AddToken(first.id(), first.has_logprobs() ? &first.logprobs() : nullptr, delta));
+  if (first.has_done()) return AddDone(first.done(), delta);
+  return absl::OkStatus();
+}
+
+absl::Status TokenRelay::AddChunk(const worker::v1::TokenChunk& chunk, v1::Delta* delta) {
+  const int64_t due = static_cast<int64_t>(plan_->prompt.size()) + completion_tokens_;
+  if (chunk.position() != due) {
+    return BrokenContract(absl::StrCat("tokens at position ", chunk.position(), " where ", due, " was due"));
+  }
+  if (chunk.ids().empty()) return BrokenContract("a chunk without tokens");
+  if (chunk.logprobs_size() != 0 && chunk.logprobs_size() != chunk.ids_size()) {
+    return BrokenContract("log probabilities for some tokens of a chunk only");
+  }
+  for (int i = 0; i < chunk.ids_size(); ++i) {
+    // The rest of a chunk after a stop string is of no interest to anyone.
+    if (end_.has_value() && end_->stop_string) return absl::OkStatus();
+    BATON_RETURN_IF_ERROR(AddToken(chunk.ids(i), chunk.logprobs().empty() ? nullptr : &chunk.logprobs(i), delta));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TokenRelay::AddToken(int32_t id, const worker::v1::TokenLogprobs* logprobs, v1::Delta* delta) {
+  if (end_.has_value()) return BrokenContract("tokens after the end of the sequence");
+  if (!InVocabulary(*plan_->model, id)) {
+    return BrokenContract(absl::StrCat("token id ", id, " is outside the vocabulary"));
+  }
+  if (plan_->logprobs && logprobs == nullptr) return BrokenContract("a token without the log probability asked for");
+  v1::TokenLogprob client_logprob;
+  if (plan_->logprobs) {
+    BATON_ASSIGN_OR_RETURN(client_logprob, ToClientLogprob(*plan_->model, id, *logprobs));
+  }
+  ++completion_tokens_;
+  last_token_ = id;
+
+  const bool stops = completion_tokens_ > plan_->stopping.min_new_tokens() && plan_->IsStopToken(id);
+  const bool visible = !stops || plan_->include_stop_in_output;
+  if (visible) {
+    if (plan_->token_ids) delta->add_token_ids(id);
+    if (plan_->logprobs) *delta->add_logprobs() = std::move(client_logprob);
+    AppendToken(id, delta);
+  }
+  if (end_.has_value()) return absl::OkStatus();
+  if (stops) EndWithStopToken(delta);
+  if (!stops && completion_tokens_ >= plan_->stopping.max_new_tokens()) EndWithLength(delta);
+  return absl::OkStatus();
+}
+
+void TokenRelay::EndWithStopToken(v1::Delta* delta) {
+  end_.emplace();
+  end_->reason = v1::FINISH_REASON_STOP;
+  if (plan_->IsEos(last_token_)) {
+    end_->match.set_eos_token_id(last_token_);
+  } else {
+    end_->match.set_stop_token_id(last_token_);
+  }
+  delta->mutable_text()->append(Flush());
+}
+
+void TokenRelay::EndWithLength(v1::Delta* delta) {
+  end_.emplace();
+  end_->reason = v1::FINISH_REASON_LENGTH;
+  delta->mutable_text()->append(Flush());
+}
+
+void TokenRelay::AppendToken(int32_t id, v1::Delta* delta) {
+  if (decoder_ == nullptr) return;
+  const StreamDecoder::Step step = decoder_->Push(id);
+  delta->mutable_text()->append(step.text);
+  if (step.matched_stop < 0) return;
+  End end;
+  end.reason = v1::FINISH_REASON_STOP;
+  end.match.set_stop_string(plan_->stop_strings[static_cast<size_t>(step.matched_stop)]);
+  end.stop_string = true;
+  end_ = std::move(end);
+}
+
+absl::Status TokenRelay::AddDone(worker::v1::DoneReason reason, v1::Delta* delta) {
+  if (end_.has_value()) return absl::OkStatus();
+  if (reason == worker::v1::LENGTH) {
+    // The worker's own limit was nearer than ours.
+    EndWithLength(delta);
+    return absl::OkStatus();
+  }
+  if (reason != worker::v1::STOP_TOKEN || !has_first() || !plan_->IsStopToken(last_token_)) {
+    return BrokenContract(
+        absl::StrCat("the sequence ended for reason ", worker::v1::DoneReason_Name(reason), " without a stop token"));
+  }
+  EndWithStopToken(delta);
+  return absl::OkStatus();
+}
+
+std::string TokenRelay::Flush() { return decoder_ == nullptr ? std::string() : decoder_->Flush(); }
+
+}  // namespace baton

@@ -1,0 +1,85 @@
+// All workers this gateway may use: resolves what the flags name, keeps one WorkerLink per address, and tells observers
+// what changes. DNS names are resolved again and again; each address is a worker of its own. An address that a name
+// no longer lists is dropped once it stops serving, so a draining worker is followed to its end.
+//
+//   WorkerRegistry registry({.prefill = {"prefill.example:7101"}, .decode = {"10.0.0.7:7201"}});
+//   registry.AddObserver(&router);
+//   registry.Start();
+//
+// The same process reached by two addresses (equal boot ids) counts once.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "gateway/fleet.h"
+#include "gateway/tokenizer_cache.h"
+#include "gateway/worker_link.h"
+
+namespace baton {
+
+// host:port -> the host:port of each address, numeric. An error when the name does not resolve now.
+using Resolver = std::function<absl::StatusOr<std::vector<std::string>>(const std::string& target)>;
+
+// getaddrinfo. IPv4 addresses where there are any, else IPv6: one process listening on both is one worker.
+absl::StatusOr<std::vector<std::string>> ResolveTarget(const std::string& target);
+
+struct WorkerRegistryOptions {
+  // host:port each.
+  std::vector<std::string> prefill;
+  std::vector<std::string> decode;
+  Clock::duration resolve_interval = std::chrono::seconds(5);
+  Resolver resolver = ResolveTarget;
+  WorkerLinkOptions link;
+};
+
+class WorkerRegistry {
+ public:
+  explicit WorkerRegistry(WorkerRegistryOptions options);
+  ~WorkerRegistry();
+  WorkerRegistry(const WorkerRegistry&) = delete;
+
+  // Before Start; observers must outlive Stop.
+  void AddObserver(FleetObserver* observer) { observers_.push_back(observer); }
+  void Start();
+  void Stop();
+  // By stage and endpoint. Names that do not resolve appear as unreachable workers.
+  std::vector<WorkerSnapshot> Workers() const;
+
+ private:
+  using Key = std::pair<Stage, std::string>;
+
+  void ResolveLoop();
+  void ResolveAll();
+  void OnLink(const WorkerSnapshot& snapshot);
+  // Another published worker is the same process.
+  bool IsDuplicate(const WorkerSnapshot& snapshot) const;
+  void Unpublish(const Key& key);
+
+  const WorkerRegistryOptions options_;
+  TokenizerCache tokenizers_;
+  std::vector<FleetObserver*> observers_;
+
+  // Resolve thread only (and Stop, after it has ended).
+  std::map<Key, std::unique_ptr<WorkerLink>> links_;
+
+  // Guards what follows; held while observers are called.
+  mutable std::mutex mutex_;
+  std::condition_variable stop_changed_;
+  std::map<Key, WorkerSnapshot> published_;
+  // Targets that do not resolve, with the reason.
+  std::map<Key, std::string> unresolved_;
+  bool stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace baton
