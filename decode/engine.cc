@@ -9,6 +9,7 @@
 #include "absl/types/optional.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/status_mapping.h"
+#include "decode/turn.h"
 
 namespace baton {
 namespace {
@@ -48,11 +49,7 @@ struct DecodeEngine::Sequence {
   TokenHistory history;
   // Sampled and not pushed yet.
   DecodeEvent unread;
-  int64_t arrival = 0;
-  int64_t last_step = 0;
-
-  // The step after which it should run: smaller goes first.
-  int64_t Due() const { return last_step - call->request().priority; }
+  Turn turn;
 };
 
 DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load)
@@ -100,8 +97,7 @@ bool DecodeEngine::AdmitNew() {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(this, &DecodeEngine::HasWork));
   for (auto& sequence : arrivals_) {
-    sequence->arrival = arrived_++;
-    sequence->last_step = step_;
+    sequence->turn = {.last_step = step_, .priority = sequence->call->request().priority, .arrival = arrived_++};
     sequences_.push_back(std::move(sequence));
   }
   arrivals_.clear();
@@ -130,10 +126,7 @@ void DecodeEngine::SelectBatch() {
   const size_t limit = static_cast<size_t>(options_.max_batch);
   if (batch_.size() <= limit) return;
   std::nth_element(batch_.begin(), batch_.begin() + static_cast<int64_t>(limit), batch_.end(),
-                   [](const Sequence* a, const Sequence* b) {
-                     if (a->Due() != b->Due()) return a->Due() < b->Due();
-                     return a->arrival < b->arrival;
-                   });
+                   [](const Sequence* a, const Sequence* b) { return GoesBefore(a->turn, b->turn); });
   batch_.resize(limit);
 }
 
@@ -143,7 +136,7 @@ void DecodeEngine::Step() {
   ++step_;
   runs_.clear();
   for (Sequence* sequence : batch_) {
-    sequence->last_step = step_;
+    sequence->turn.last_step = step_;
     SequenceRun run;
     run.state = &*sequence->state;
     run.tokens = absl::MakeConstSpan(&sequence->next_token, 1);
