@@ -131,7 +131,7 @@ int main(int argc, char** argv) {
       ->type_name("HOST:PORT")
       ->capture_default_str();
   app.add_option("--metrics", flags.gateway.metrics, "Where to serve Prometheus metrics, or \"off\"")
-      ->check(baton::IsHostPortOrOff())
+      ->check([](const std::string& text) { return text == "off" ? std::string() : baton::IsHostPort()(text); })
       ->type_name("HOST:PORT|off")
       ->capture_default_str();
   AddWorkerOptions(app, &flags.gateway.workers);

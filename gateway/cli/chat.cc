@@ -106,10 +106,10 @@ class Chat {
     return true;
   }
 
-  // One turn of each side. A failed call leaves the conversation as it was before; only a failure that no later turn
-  // can survive is returned.
+  // One turn of each side. A failed call leaves the conversation as it was before; a person is told and goes on.
   absl::Status Say(const std::string& message) {
     const absl::Status valid = CheckUtf8(message, "message");
+    if (!valid.ok() && !terminal_.in_is_terminal()) return valid;
     if (!valid.ok()) {
       ReportFailure(valid, session_);
       return absl::OkStatus();
@@ -132,10 +132,11 @@ class Chat {
     if (interrupted) session_.interrupt().Clear();
     if (!status.ok() && !interrupted) {
       messages_.pop_back();
+      // A script has nobody who could do something about it.
+      if (!terminal_.in_is_terminal() || ErrorReason(status) == kOutputClosed) return status;
       ReportFailure(status, session_);
       if (ErrorReason(status) == "PROMPT_TOO_LONG") Dim("(/reset starts a new conversation)\n");
-      // A script has nobody who could do something about it.
-      return terminal_.in_is_terminal() && ErrorReason(status) != kOutputClosed ? absl::OkStatus() : status;
+      return absl::OkStatus();
     }
     // What was said before Ctrl-C is part of the conversation; a turn without any answer is not.
     if (answer.text.empty() && interrupted) {

@@ -11,6 +11,7 @@
 #include "gateway/cli/commands.h"
 #include "gateway/cli/exit_code.h"
 #include "gateway/cli/failure.h"
+#include "gateway/cli/format.h"
 #include "gateway/cli/session.h"
 
 namespace baton::cli {
@@ -31,10 +32,9 @@ Exit codes:
   4 overloaded, try again later    5 deadline passed    130 interrupted)";
 
 void AddGlobalOptions(CLI::App& app, GlobalOptions* options, bool* no_color) {
-  app.add_option("--gateway", options->gateway, "Address of the gateway")
+  app.add_option("--gateway", options->gateway, "Address of the gateway (default 127.0.0.1:7000)")
       ->type_name("HOST:PORT")
-      ->envname("BATON_GATEWAY")
-      ->capture_default_str();
+      ->envname("BATON_GATEWAY");
   app.add_option("-m,--model", options->model,
                  "Model to use. Left out: the only one; of several, the first by name at a terminal and an error in "
                  "scripts")
@@ -43,7 +43,7 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* options, bool* no_color) {
   app.add_flag("--json", options->json, "Output for machines: one JSON object, or one a line when streaming");
   app.add_option("--timeout", options->timeout_seconds, "Give up after this long")
       ->type_name("SECONDS")
-      ->check(CLI::Range(0.001, 1e6));
+      ->check(CLI::Range(0.001, 1e6).description(""));
   app.add_flag("--no-color", *no_color, "No colours on a terminal");
 }
 
@@ -56,17 +56,20 @@ bool ColorAllowed(bool no_color) {
 
 // What was wrong with the command line, in one line.
 std::string UsageMessage(const CLI::App& app, const CLI::ParseError& error) {
+  const std::vector<CLI::App*> chosen = app.get_subcommands();
+  const std::string help =
+      chosen.empty() ? "baton --help" : absl::StrCat("baton ", chosen.front()->get_name(), " --help");
+  const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
+  if (!rest.empty()) {
+    const bool option = rest.front().size() > 1 && rest.front().front() == '-';
+    if (option) return absl::StrCat("there is no option ", rest.front(), "; see `", help, "`");
+    if (chosen.empty()) return absl::StrCat("there is no command ", Quoted(rest.front()), "; `", help, "` lists them");
+    return absl::StrCat("unexpected argument ", Quoted(rest.front()), "; a text of several words needs quotes; see `",
+                        help, "`");
+  }
   std::string message = error.what();
   std::replace(message.begin(), message.end(), '\n', ' ');
-  const std::vector<CLI::App*> chosen = app.get_subcommands();
-  if (chosen.empty()) {
-    const std::vector<std::string> rest = app.remaining();
-    if (!rest.empty() && rest.front().substr(0, 1) != "-") {
-      return absl::StrCat("there is no command \"", rest.front(), "\"; `baton --help` lists them");
-    }
-    return absl::StrCat(message, "; see `baton --help`");
-  }
-  return absl::StrCat(message, "; see `baton ", chosen.front()->get_name(), " --help`");
+  return absl::StrCat(message, "; see `", help, "`");
 }
 
 }  // namespace
@@ -77,7 +80,10 @@ int RunCli(std::vector<std::string> arguments, Terminal& terminal, Interrupt& in
   app.footer(kFooter);
   app.require_subcommand(1, 1);
   app.fallthrough();
-  app.set_version_flag("--version", absl::StrCat("baton ", kVersion));
+  app.set_version_flag("--version", absl::StrCat("baton ", kVersion), "Show this program's version");
+  app.set_help_flag("-h,--help", "Show this help");
+  app.get_formatter()->label("SUBCOMMAND", "COMMAND");
+  app.get_formatter()->label("Subcommands", "Commands");
 
   Session session(terminal, interrupt);
   bool no_color = false;
@@ -87,7 +93,11 @@ int RunCli(std::vector<std::string> arguments, Terminal& terminal, Interrupt& in
       AddTokenize(app, session), AddDetokenize(app, session), AddModels(app, session),
       AddStatus(app, session),   AddSynth(app, session),      AddVersion(app, session),
   };
-  for (const Command& command : commands) command.app->fallthrough();
+  for (const Command& command : commands) {
+    command.app->fallthrough();
+    command.app->footer(
+        "The options of `baton --help` work here too: --gateway, --model, --json, --timeout, --no-color.");
+  }
 
   const bool bare = arguments.empty();
   std::reverse(arguments.begin(), arguments.end());

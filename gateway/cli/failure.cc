@@ -33,8 +33,7 @@ Violations FieldViolations(const absl::Status& status) {
 std::string Advice(const absl::Status& status, const std::string& reason) {
   if (reason == kGatewayUnreachable) return "start one with ./deploy/up or pass --gateway";
   if (reason == kNotAGateway) return "pass the gateway's address with --gateway, not a worker's";
-  if (reason == "MODEL_NOT_FOUND") return "`baton models` lists what is served";
-  if (reason == "MODEL_AMBIGUOUS") return "choose with --model; `baton models` lists what is served";
+  if (reason == "MODEL_AMBIGUOUS") return "choose one with --model";
   if (reason == "NO_WORKERS") return "`baton status` shows the workers";
   if (reason == "DRAINING") return "the gateway is shutting down; try again when it is back";
   if (status.code() == absl::StatusCode::kResourceExhausted && !reason.empty()) {

@@ -23,7 +23,8 @@ struct GenerateOptions {
   bool raw = false;
   bool no_bos = false;
   bool parse_special = false;
-  std::optional<bool> stream;
+  bool stream = false;
+  bool no_stream = false;
   RequestOptions request;
 };
 
@@ -32,6 +33,9 @@ absl::Status CheckSources(const GenerateOptions& options) {
                       (options.tokens ? 1 : 0) + (options.messages.empty() ? 0 : 1);
   if (sources > 1) {
     return absl::InvalidArgumentError("more than one prompt: give either PROMPT, --file, --tokens or --messages");
+  }
+  if (options.stream && options.no_stream) {
+    return absl::InvalidArgumentError("--stream and --no-stream contradict each other");
   }
   if (options.chat && options.raw) return absl::InvalidArgumentError("--chat and --raw contradict each other");
   if (options.raw && !options.messages.empty()) {
@@ -106,10 +110,10 @@ absl::Status Generate(const GenerateOptions& options, Session& session) {
   BATON_RETURN_IF_ERROR(FillPrompt(options, session, &request));
   BATON_ASSIGN_OR_RETURN(*request.mutable_model(), ChooseModel(session));
   if (session.options.json) {
-    return options.stream.value_or(false) ? PrintEvents(session, request) : PrintWhole(session, request);
+    return options.stream ? PrintEvents(session, request) : PrintWhole(session, request);
   }
   request.mutable_output()->set_token_ids(false);
-  return PrintText(session, request, options.stream.value_or(true), request.output().logprobs());
+  return PrintText(session, request, !options.no_stream, request.output().logprobs());
 }
 
 }  // namespace
@@ -130,8 +134,9 @@ Command AddGenerate(CLI::App& app, Session& session) {
   command->add_flag("--no-bos", options->no_bos, "With --raw: do not begin with the BOS token");
   command->add_flag("--parse-special", options->parse_special,
                     "With --raw: <start_of_turn> and the like become control tokens");
-  command->add_flag("--stream,!--no-stream", options->stream,
-                    "Write text as it comes (the default; with --json the default is one object at the end)");
+  command->add_flag("--stream", options->stream,
+                    "With --json: one event a line as they come, not one object at the end");
+  command->add_flag("--no-stream", options->no_stream, "Write the text when it is complete");
   AddSamplingFlags(command, &options->request);
   AddStoppingFlags(command, &options->request);
   AddOutputFlags(command, &options->request);

@@ -35,6 +35,12 @@ absl::Status ForEachJsonLine(const std::string& path, int parallel, Session& ses
                              const std::function<absl::StatusOr<std::string>(const std::string&)>& work) {
   BATON_ASSIGN_OR_RETURN(const InputFile file, InputFile::Open(path, session.terminal().in()));
   LineReader reader(file.fd(), session.interrupt());
+  const auto checked = [&work](const std::string& line) -> absl::StatusOr<std::string> {
+    if (absl::StripAsciiWhitespace(line).empty()) {
+      return absl::InvalidArgumentError("it is empty; each line holds one JSON value");
+    }
+    return work(line);
+  };
   // Destruction waits for what still runs.
   std::deque<Pending> pending;
   int64_t number = 0;
@@ -44,11 +50,8 @@ absl::Status ForEachJsonLine(const std::string& path, int parallel, Session& ses
     if (end == LineReader::End::kInterrupted) return session.interrupt().status();
     if (end == LineReader::End::kEof) break;
     ++number;
-    if (absl::StripAsciiWhitespace(line).empty()) {
-      return AtLine(absl::InvalidArgumentError("it is empty; each line holds one JSON value"), number);
-    }
     const auto policy = parallel > 1 ? std::launch::async : std::launch::deferred;
-    pending.push_back({number, std::async(policy, work, std::move(line))});
+    pending.push_back({number, std::async(policy, checked, std::move(line))});
     while (static_cast<int>(pending.size()) >= parallel) BATON_RETURN_IF_ERROR(WriteFirst(&pending, session));
   }
   while (!pending.empty()) BATON_RETURN_IF_ERROR(WriteFirst(&pending, session));

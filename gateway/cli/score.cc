@@ -160,7 +160,7 @@ Command AddScore(CLI::App& app, Session& session) {
       ->type_name("PATH");
   command->add_option("--parallel", options->parallel, "Lines of --jsonl to have under way at once")
       ->type_name("N")
-      ->check(CLI::Range(1, 256))
+      ->check(CLI::Range(1, 256).description(""))
       ->capture_default_str();
   command->add_flag("--chat", options->chat, "The context is a user's message; continuations are the answer");
   command->add_flag("--no-bos", options->no_bos, "Do not begin with the BOS token");

@@ -13,6 +13,8 @@ namespace baton::cli {
 namespace {
 
 constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
+// A vanished gateway is noticed while an answer is awaited; what stands between may mind more frequent pings.
+constexpr int kKeepaliveMs = 30000;
 // How often waiting for a connection looks whether Ctrl-C was pressed.
 constexpr absl::Duration kConnectPoll = absl::Milliseconds(50);
 
@@ -36,7 +38,9 @@ absl::Status Session::Connect() {
         absl::StrCat("--gateway: \"", options.gateway, "\" is not HOST:PORT, for example 127.0.0.1:7000"));
   }
   if (channel_ == nullptr) {
-    channel_ = NewChannel(options.gateway);
+    ChannelOptions channel_options;
+    channel_options.keepalive_ms = kKeepaliveMs;
+    channel_ = NewChannel(options.gateway, channel_options);
     inference_ = baton::v1::Inference::NewStub(channel_);
     fleet_ = baton::v1::Fleet::NewStub(channel_);
   }

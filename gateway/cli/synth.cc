@@ -131,7 +131,7 @@ Command AddSynth(CLI::App& app, Session& session) {
       ->capture_default_str();
   command->add_option("--dtype", flags->dtype, "bf16, f16 or f32")
       ->type_name("TYPE")
-      ->check(CLI::IsMember({"bf16", "f16", "f32"}))
+      ->check(CLI::IsMember({"bf16", "f16", "f32"}).description(""))
       ->capture_default_str();
   command
       ->add_option("--tokenizer", flags->options.tokenizer_path,
@@ -139,7 +139,7 @@ Command AddSynth(CLI::App& app, Session& session) {
       ->type_name("FILE");
   command->add_option("--threads", flags->options.threads, "0: one per CPU")
       ->type_name("N")
-      ->check(CLI::Range(0, 1024))
+      ->check(CLI::Range(0, 1024).description(""))
       ->capture_default_str();
   command->add_flag("--force", flags->options.force, "Write into a directory that is not empty");
   return {command, [flags, &session] { return Synth(*flags, session); }};
