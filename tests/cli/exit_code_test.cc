@@ -34,7 +34,9 @@ TEST_P(GatewayFailures, OneLineAndItsExitCode) {
     const CliResult result = RunBaton(all);
     EXPECT_EQ(result.code, GetParam().code) << arguments[0];
     EXPECT_EQ(result.out, "") << arguments[0];
-    if (arguments.back() != "--json") EXPECT_EQ(result.err, GetParam().text) << arguments[0];
+    if (arguments.back() != "--json") {
+      EXPECT_EQ(result.err, GetParam().text) << arguments[0];
+    }
   }
 }
 
@@ -43,7 +45,11 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         FailureCase{"internal", absl::InternalError("something broke."), 1, "baton: something broke\n"},
         FailureCase{"model_not_found", WithReason(absl::NotFoundError("no model \"x\" here"), "MODEL_NOT_FOUND"), 1,
-                    "baton: no model \"x\" here; `baton models` lists what is served\n"},
+                    "baton: no model \"x\" here\n"},
+        FailureCase{
+            "ambiguous",
+            WithReason(BadRequestError({{"model", "is empty, and there are several: a, b"}}), "MODEL_AMBIGUOUS"), 2,
+            "baton: model: is empty, and there are several: a, b; choose one with --model\n"},
         FailureCase{"no_workers", WithReason(absl::UnavailableError("no worker serves alpha"), "NO_WORKERS"), 1,
                     "baton: no worker serves alpha; `baton status` shows the workers\n"},
         FailureCase{"field", BadRequestError({{"sampling.top_p", "must be in (0, 1]"}}), 2,

@@ -145,7 +145,7 @@ TEST_F(GenerateTest, PromptsThatLookLikeSomethingElse) {
   EXPECT_EQ(Run({"--", "--help"}).code, 0);
   EXPECT_THAT(Sent(), HasSubstr("content: \"--help\""));
   EXPECT_EQ(Run({""}, "not this").code, 0);
-  EXPECT_THAT(Sent(), HasSubstr("content: \"\""));
+  EXPECT_THAT(Sent(), HasSubstr(R"(messages { role: "user" } })"));
 }
 
 TEST_F(GenerateTest, OneObjectForMachines) {

@@ -1,0 +1,239 @@
+"""deploy/up and deploy/down, on the programs that were built for the tests and with a state directory of their own."""
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.request
+
+import pytest
+
+from fleet import GEMMA, MODELS, RECURRENT, ROOT
+from process import BIN_DIR, parse_metrics, wait_until
+
+QUESTION = "What is the capital of France?"
+ANSWER = "The capital of France is Paris."
+SMALL = ["--threads", "1", "--memory", "64MiB", "--no-install", "--no-build"]
+
+
+class Deployment:
+    def __init__(self, run_dir):
+        self.run_dir = run_dir
+        self.environment = {**os.environ, "BATON_BUILD_DIR": str(BIN_DIR.parent), "BATON_RUN_DIR": str(run_dir)}
+        self.foreground = []
+
+    def run(self, script, *arguments):
+        return subprocess.run([ROOT / "deploy" / script, *map(str, arguments)], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, env=self.environment, timeout=200)
+
+    def up(self, *arguments):
+        return self.run("up", "--detach", "--port", 0, *SMALL, *arguments)
+
+    def start(self, *arguments):
+        """In the foreground, until it says that it stays."""
+        # pytest may run with SIGINT ignored, which children would inherit.
+        process = subprocess.Popen([ROOT / "deploy" / "up", "--port", "0", *SMALL, *map(str, arguments)],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   text=True, env=self.environment, start_new_session=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+        self.foreground.append(process)
+        said = self.read_until(process, "Ctrl-C stops everything.")
+        return process, said
+
+    @staticmethod
+    def read_until(process, text):
+        said = ""
+        for line in process.stdout:
+            said += line
+            if text in line:
+                return said
+        raise AssertionError(f"ended without {text!r}:\n{said}")
+
+    def close(self):
+        for process in self.foreground:
+            if process.poll() is None:
+                process.terminate()
+            process.communicate(timeout=60)
+        self.run("down", "--now")
+
+    def processes(self):
+        lines = (self.run_dir / "processes").read_text().split("\n")[:-1]
+        return {name: int(pid) for pid, _, _, name in (line.split() for line in lines)}
+
+
+@pytest.fixture
+def deployment(tmp_path):
+    deployment = Deployment(tmp_path / "run")
+    yield deployment
+    deployment.close()
+
+
+def gateway_of(output):
+    return re.search(r"^  gateway +(\S+)", output, re.MULTILINE)[1]
+
+
+def baton(gateway, *arguments):
+    return subprocess.run([BIN_DIR / "baton", "--gateway", gateway, *arguments], stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True, timeout=60)
+
+
+def alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:
+            return stat.read().rsplit(") ", 1)[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_up_request_down_and_up_again(deployment):
+    first = deployment.up()
+    assert first.returncode == 0, first.stderr + first.stdout
+    assert first.stderr == ""
+    assert f'{GEMMA}, asked "{QUESTION}":\n  {ANSWER}\n' in first.stdout
+    gateway = gateway_of(first.stdout)
+    # The request to paste, as it stands there.
+    command = re.search(r"^  (\S+baton.* generate .*)$", first.stdout, re.MULTILINE)[1]
+    pasted = subprocess.run(["bash", "-c", f"{command} --model {RECURRENT} --temperature 0"], capture_output=True,
+                            text=True, cwd=os.getcwd(), timeout=60)
+    assert pasted.stdout == ANSWER + "\n", pasted
+    urls = re.findall(r"http://\S+/metrics", first.stdout)
+    assert len(urls) == 5
+    for url in urls:
+        with urllib.request.urlopen(url, timeout=10) as response:
+            assert ("baton_build_info" in {name for name, _ in parse_metrics(response.read().decode())})
+    targets = json.loads((deployment.run_dir / "prometheus-targets.json").read_text())
+    assert sorted(targets[0]["targets"]) == sorted(url.split("/")[2] for url in urls)
+
+    second = deployment.up()
+    assert second.returncode == 1
+    assert second.stderr == f"deploy/up: already running (gateway at {gateway}); deploy/down stops it\n"
+
+    pids = deployment.processes()
+    assert len(pids) == 5
+    down = deployment.run("down")
+    assert (down.returncode, down.stderr) == (0, "")
+    assert [line.split()[0] for line in down.stdout.splitlines()[1:]] == ["gateway", "prefill", "decode"]
+    assert not any(alive(pid) for pid in pids.values())
+    assert baton(gateway, "models").returncode == 3
+    assert deployment.run("down").stdout == "Nothing is running.\n"
+
+    # With the build step: nothing is left to do.
+    again = deployment.run("up", "--detach", "--port", 0, "--threads", 1, "--memory", "64MiB", "--no-install",
+                           "--no-example")
+    assert again.returncode == 0, again.stderr + again.stdout
+    assert baton(gateway_of(again.stdout), "models").returncode == 0
+
+
+def test_foreground_until_ctrl_c(deployment):
+    port = free_port()
+    process, said = deployment.start("--port", port, "--model", MODELS / GEMMA, "--prefill", 2, "--decode", 2)
+    assert gateway_of(said) == f"127.0.0.1:{port}"
+    status = json.loads(baton(f"127.0.0.1:{port}", "--json", "status").stdout)
+    assert sorted(worker["role"] for worker in status["workers"]) == ["decode", "decode", "prefill", "prefill"]
+    pids = deployment.processes()
+    process.send_signal(signal.SIGINT)
+    rest = process.stdout.read()
+    assert process.wait(60) == 0
+    assert [line.split()[0] for line in rest.splitlines()] == ["Stopping:", "gateway", "prefill", "decode", "Baton"]
+    assert not any(alive(pid) for pid in pids.values())
+
+
+def test_a_worker_that_dies_is_reported(deployment):
+    process, _ = deployment.start("--model", MODELS / GEMMA, "--decode", 2, "--no-example")
+    pids = deployment.processes()
+    os.kill(pids[f"{GEMMA}-decode-1"], signal.SIGKILL)
+    said = deployment.read_until(process, "The others go on")
+    assert f"{GEMMA}-decode-1 was killed by signal 9" in said
+    assert alive(pids["gateway"])
+    os.kill(pids["gateway"], signal.SIGKILL)
+    said = deployment.read_until(process, "the gateway is gone, so everything was stopped")
+    assert process.wait(60) == 1
+    assert not any(alive(pid) for pid in pids.values())
+
+
+def test_down_from_elsewhere(deployment):
+    process, _ = deployment.start("--model", MODELS / RECURRENT, "--no-example")
+    other = deployment.up()
+    assert other.returncode == 1
+    assert "running" in other.stderr and other.stderr.count("\n") == 1
+    assert deployment.run("down").returncode == 0
+    deployment.read_until(process, "Baton is down.")
+    assert process.wait(60) == 0
+
+
+def test_a_reused_pid_is_not_taken_for_ours(deployment):
+    deployment.run_dir.mkdir()
+    (deployment.run_dir / "processes").write_text(f"{os.getpid()} 1 gateway gateway\n")
+    assert deployment.run("down").stdout == "Nothing is running.\n"
+
+
+def one_line(result, code):
+    assert result.returncode == code, result
+    assert result.stderr.startswith("deploy/") and result.stderr.count("\n") == 1, result.stderr
+    return result.stderr
+
+
+def test_a_taken_port(deployment):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port} is already in use" in one_line(deployment.up("--port", port), 1)
+        assert f"port {port} is already in use" in one_line(deployment.up("--metrics-port", port), 1)
+
+
+def test_models_that_cannot_be_served(deployment, tmp_path):
+    assert "no such directory" in one_line(deployment.up("--model", "/nowhere"), 1)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "config.json" in one_line(deployment.up("--model", empty), 1)
+    shutil.copy(MODELS / GEMMA / "config.json", empty)
+    assert "safetensors" in one_line(deployment.up("--model", empty), 1)
+    assert f"two models are called {GEMMA}" in one_line(
+        deployment.up("--model", MODELS / GEMMA, "--model", MODELS / GEMMA), 1)
+    llama = tmp_path / "llama"
+    shutil.copytree(MODELS / GEMMA, llama)
+    config = json.loads((llama / "config.json").read_text())
+    (llama / "config.json").write_text(json.dumps({**config, "model_type": "llama"}))
+    assert 'architecture "llama" is not supported' in one_line(deployment.up("--model", llama), 1)
+
+
+def test_a_worker_that_refuses_its_model(deployment, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(MODELS / GEMMA, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100000])
+    result = deployment.up("--model", broken)
+    assert result.returncode == 1
+    assert "model.safetensors" in result.stderr
+    assert re.search(r"deploy/up: broken-\S+ did not start", result.stderr)
+    assert deployment.run("down").stdout == "Nothing is running.\n"
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--frobnicate"], ["--port"], ["--port", "x"], ["--port", "70000"], ["--prefill", "0"], ["--decode", "-1"],
+    ["--compute", "int4"], ["extra"]])
+def test_wrong_options(deployment, arguments):
+    one_line(deployment.up(*arguments), 2)
+
+
+def test_help():
+    for script in ("up", "down"):
+        result = subprocess.run([ROOT / "deploy" / script, "--help"], capture_output=True, text=True, timeout=20)
+        assert result.returncode == 0 and "--" in result.stdout and "set -e" not in result.stdout
+
+
+def test_scripts_pass_shellcheck():
+    if not shutil.which("shellcheck"):
+        pytest.skip("no shellcheck here")
+    scripts = [ROOT / "deploy" / name for name in ("up", "down", "lib.sh")]
+    result = subprocess.run(["shellcheck", "-x", *scripts], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout
