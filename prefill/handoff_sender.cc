@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
+#include "baton/worker/v1/worker.grpc.pb.h"  // how gRPC serializes the messages
 #include "common/base/status_macros.h"
 #include "common/rpc/status_mapping.h"
 

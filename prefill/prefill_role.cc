@@ -14,13 +14,17 @@ void PrefillRole::AddFlags(CLI::App& app) {
   constexpr int kMaxDelayMs = 3600000;
   app.add_option("--chunk-tokens", chunk_tokens_, "Token budget of one step, shared by all prompts being computed")
       ->check(CLI::Range(1, kMaxChunkTokens))
+      ->type_name("N")
       ->capture_default_str();
   app.add_option("--max-queue", max_queue_, "Requests that may wait; more are refused")
       ->check(CLI::Range(1, kMaxQueue))
+      ->type_name("N")
       ->capture_default_str();
   app.add_option("--inject-handoff-delay-ms", inject_handoff_delay_ms_,
-                 "Fault injection for tests: wait before each write of a handoff")
-      ->check(CLI::Range(0, kMaxDelayMs));
+                 "For tests: wait before each write of a handoff")
+      ->check(CLI::Range(0, kMaxDelayMs))
+      ->type_name("N")
+      ->capture_default_str();
 }
 
 absl::Status PrefillRole::Start(const WorkerContext& context) {
