@@ -1,0 +1,135 @@
+// bench_engine: prefill and decode speed of a model directory, beside what this machine allows.
+//
+//   bench_engine --model deploy/models/tiny-gemma2 --batch 1,8,32 --prompt 128,512 --json run.json
+//
+// The machine's limits are measured in the same run, before and after: they drift on shared machines, and a figure
+// without its limit says little.
+#include <cstdio>
+#include <fstream>
+#include <string>
+#include <utility>
+
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "bench/engine_bench.h"
+#include "bench/engine_report.h"
+#include "bench/machine_limits.h"
+#include "common/base/cpu.h"
+#include "common/base/status_macros.h"
+#include "common/base/version.h"
+#include "common/model/model.h"
+
+namespace baton {
+namespace {
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+
+struct Flags {
+  EngineRun run;
+  std::string compute = "bf16";
+  std::string cpus;
+  int threads = 0;
+  std::string json_file;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  EngineBenchOptions& options = flags.run.options;
+  constexpr int kMost = 1 << 20;
+  app.set_version_flag("--version", kVersion);
+  app.add_option("--model", flags.run.directory, "Hugging Face checkpoint directory")->required();
+  app.add_option("--compute", flags.compute, "bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}))
+      ->capture_default_str();
+  app.add_option("--threads", flags.threads, "threads of the forward pass; 0: one per usable CPU")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  app.add_option("--cpus", flags.cpus, "run on these CPUs only, e.g. 0-3,8");
+  app.add_option("--batch", options.batches, "batch sizes of decode, e.g. 1,8,32; 0: no decode")
+      ->delimiter(',')
+      ->check(CLI::Range(0, 4096))
+      ->capture_default_str();
+  app.add_option("--prompt", options.prompts, "prompt lengths of prefill, e.g. 128,512; 0: no prefill")
+      ->delimiter(',')
+      ->check(CLI::Range(0, kMost))
+      ->capture_default_str();
+  app.add_option("--context", options.context, "tokens before the first decode step")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  app.add_option("--decode-steps", options.decode_steps, "decode steps of one timed pass")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  app.add_option("--chunk-tokens", options.chunk_tokens, "longest run of one forward call")
+      ->check(CLI::Range(1, kMost))
+      ->capture_default_str();
+  app.add_option("--repeat", options.repeats, "timed passes of each figure; the median counts")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--json", flags.json_file, "also write all figures to this file");
+}
+
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file << text;
+  file.close();
+  if (file.fail()) return absl::UnknownError(absl::StrCat("can't write ", path));
+  return absl::OkStatus();
+}
+
+void Print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);  // figures take long: each is shown when it is there
+}
+
+absl::Status Run(Flags& flags) {
+  EngineRun& run = flags.run;
+  std::erase(run.options.batches, 0);
+  std::erase(run.options.prompts, 0);
+  if (!flags.cpus.empty()) {
+    BATON_ASSIGN_OR_RETURN(const std::vector<int> cpus, ParseCpuList(flags.cpus));
+    BATON_RETURN_IF_ERROR(PinProcess(cpus));
+  }
+  ModelOptions model_options;
+  BATON_ASSIGN_OR_RETURN(model_options.compute, ParseComputeMode(flags.compute));
+  model_options.threads = flags.threads;
+  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(run.directory, model_options));
+  Print(ModelLine(run, *model));
+
+  const MachineLimitsOptions limits_options{.threads = flags.threads};
+  run.before = MeasureMachineLimits(limits_options);
+  Print(LimitsLine("before", run.before));
+  Print(CacheNote(run, *model));
+  Print(TableHeader());
+  BATON_RETURN_IF_ERROR(RunEngineBench(*model, run.options, [&](const EngineResult& result) {
+    Print(TableLine(result, run.before, model->compute()));
+    run.results.push_back(result);
+  }));
+  run.after = MeasureMachineLimits(limits_options);
+  Print(LimitsLine("after", run.after));
+  if (flags.json_file.empty()) return absl::OkStatus();
+  return WriteText(flags.json_file, ReportJson(run, *model));
+}
+
+int Main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("Prefill and decode speed of a model directory, beside what this machine allows.", "bench_engine");
+  AddFlags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& success) {
+    return app.exit(success);  // --help, --version
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "bench_engine: %s; see bench_engine --help\n", error.what());
+    return kExitUsage;
+  }
+  const absl::Status status = Run(flags);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "bench_engine: %s\n", std::string(status.message()).c_str());
+  return kExitFailure;
+}
+
+}  // namespace
+}  // namespace baton
+
+int main(int argc, char** argv) { return baton::Main(argc, argv); }

@@ -1,0 +1,270 @@
+// bench_serve: open-loop load on a running gateway. Requests arrive as a Poisson process that does not wait for
+// answers; latencies count from the intended arrival.
+//
+//   bench_serve --gateway 127.0.0.1:7000 --model tiny-gemma2 --rate 5 --duration 60 --prompt-tokens lognormal:400:0.8
+//               --output-tokens uniform:16:128 --slo-ttft-ms 500 --slo-itl-ms 50 --json run.json
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include <grpcpp/client_context.h>
+#include <CLI/CLI.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "bench/serve_load.h"
+#include "bench/serve_report.h"
+#include "common/base/mapped_file.h"
+#include "common/base/status_macros.h"
+#include "common/base/version.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/shutdown_signal.h"
+#include "common/rpc/status_mapping.h"
+
+namespace baton {
+namespace {
+
+constexpr int kExitFailure = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitInterrupted = 130;
+constexpr auto kQuickCall = std::chrono::seconds(10);
+// Tokenized in one call to the gateway.
+constexpr size_t kMaxPromptFileBytes = size_t{1} << 20;
+
+struct Flags {
+  ServeLoadOptions load;
+  std::string prompt_tokens = "uniform:32:256";
+  std::string output_tokens = "fixed:64";
+  double temperature = -1;
+  double slo_ttft_ms = 0;
+  double slo_itl_ms = 0;
+  std::string prompt_file;
+  std::string json_file;
+  bool quiet = false;
+};
+
+const CLI::Validator kLengths(
+    [](std::string& text) { return std::string(LengthDistribution::Parse(text).status().message()); },
+    "fixed:N|uniform:A:B|lognormal:MEAN:SIGMA", "lengths");
+
+void AddOptions(CLI::App& app, Flags* flags) {
+  WorkloadOptions& workload = flags->load.workload;
+  app.add_option("--gateway", flags->load.gateway, "Address of the gateway")
+      ->type_name("HOST:PORT")
+      ->envname("BATON_GATEWAY")
+      ->default_str("127.0.0.1:7000");
+  app.add_option("--model", flags->load.model, "Model to ask for. Left out: the only one")->type_name("NAME");
+  app.add_option("--rate", workload.rate, "Requests a second that arrive on average")
+      ->check(CLI::Range(1e-3, 1e5))
+      ->capture_default_str();
+  app.add_option("--duration", workload.duration, "Seconds of arrivals to measure (default 30, unless --requests)")
+      ->check(CLI::Range(0.1, 86400.0));
+  app.add_option("--requests", workload.requests, "Requests to measure")->check(CLI::Range(int64_t{1}, kMaxWorkItems));
+  app.add_option("--warmup", workload.warmup, "Seconds of arrivals before those that are measured")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  app.add_option("--prompt-tokens", flags->prompt_tokens, "Lengths of prompts")->check(kLengths)->capture_default_str();
+  app.add_option("--output-tokens", flags->output_tokens, "Lengths of outputs; EOS is ignored")
+      ->check(kLengths)
+      ->capture_default_str();
+  app.add_option("--prompt-file", flags->prompt_file,
+                 "Prompts are pieces of this text (at most 1 MiB). Left out: random token ids")
+      ->type_name("FILE");
+  app.add_option("--concurrency", flags->load.concurrency,
+                 "Requests in flight at most; beyond that they wait here while their clocks run")
+      ->check(CLI::Range(1, 100000))
+      ->capture_default_str();
+  app.add_option("--connections", flags->load.connections, "Connections to the gateway")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  app.add_option("--timeout", flags->load.timeout, "Seconds from its arrival after which a request has failed")
+      ->check(CLI::Range(0.1, 86400.0))
+      ->capture_default_str();
+  app.add_option("--priority", flags->load.priority, "Priority of all requests")->check(CLI::Range(-100, 100));
+  app.add_option("--temperature", flags->temperature, "Sampling temperature. Left out: the model's default")
+      ->check(CLI::Range(0.0, 100.0));
+  app.add_option("--slo-ttft-ms", flags->slo_ttft_ms, "Goodput: the first token comes within this time")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--slo-itl-ms", flags->slo_itl_ms,
+                 "Goodput: a request's mean time from token to token is at most this")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--seed", workload.seed, "Arrivals, lengths and prompts")->capture_default_str();
+  app.add_option("--json", flags->json_file, "Also write the figures to this file, - for stdout (and no table)")
+      ->type_name("FILE");
+  app.add_flag("--quiet", flags->quiet, "No progress on stderr");
+}
+
+// Learns the model's name, vocabulary and context from the gateway, and turns the prompt file into ids.
+absl::Status PrepareWorkload(const Flags& flags, ServeLoadOptions* load) {
+  const std::unique_ptr<v1::Inference::Stub> stub = v1::Inference::NewStub(NewChannel(load->gateway));
+  v1::ListModelsResponse models;
+  {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + kQuickCall);
+    const grpc::Status status = stub->ListModels(&context, {}, &models);
+    if (!status.ok()) {
+      return absl::UnavailableError(absl::StrCat("the gateway at ", load->gateway, " did not list its models: ",
+                                                 status.error_message(), "; is it running there (--gateway)?"));
+    }
+  }
+  std::string names;
+  const v1::ModelCard* chosen = nullptr;
+  for (const v1::ModelCard& card : models.models()) {
+    absl::StrAppend(&names, names.empty() ? "" : ", ", card.name());
+    if (card.name() == load->model || (load->model.empty() && models.models_size() == 1)) chosen = &card;
+  }
+  if (chosen == nullptr) {
+    if (names.empty()) return absl::NotFoundError("the gateway serves no model yet");
+    return absl::NotFoundError(load->model.empty()
+                                   ? absl::StrCat("choose one of the gateway's models with --model: ", names)
+                                   : absl::StrCat("no model \"", load->model, "\" here; there are: ", names));
+  }
+  if (!chosen->ready())
+    return absl::UnavailableError(absl::StrCat(chosen->name(), " has no workers of both roles yet"));
+  load->model = chosen->name();
+  load->workload.max_tokens = chosen->max_tokens();
+  load->workload.vocab_size = chosen->vocab_size();
+  if (load->workload.vocab_size < 1) return absl::InternalError("the gateway reports an empty vocabulary");
+  if (flags.prompt_file.empty()) return absl::OkStatus();
+
+  BATON_ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.prompt_file, kMaxPromptFileBytes));
+  v1::TokenizeRequest request;
+  request.set_model(load->model);
+  request.mutable_text()->set_text(text);
+  request.mutable_text()->set_add_bos(false);
+  v1::TokenizeResponse tokens;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + kQuickCall);
+  const grpc::Status status = stub->Tokenize(&context, request, &tokens);
+  if (!status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(flags.prompt_file, ": ", status.error_message()));
+  }
+  if (tokens.ids().empty()) return absl::InvalidArgumentError(absl::StrCat(flags.prompt_file, ": no tokens in it"));
+  load->workload.text_ids.assign(tokens.ids().begin(), tokens.ids().end());
+  return absl::OkStatus();
+}
+
+// Interrupts the run at SIGINT or SIGTERM (which all threads block); a second signal ends the process.
+class SignalListener {
+ public:
+  explicit SignalListener(ServeLoad* load) : thread_([this, load] { Listen(load); }) {}
+  ~SignalListener() {
+    over_ = true;
+    thread_.join();
+  }
+
+ private:
+  void Listen(ServeLoad* load) {
+    sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    const timespec patience = {0, 50'000'000};
+    while (!over_ && sigtimedwait(&signals, nullptr, &patience) < 0) continue;
+    if (over_) return;
+    // This thread is where the second signal takes its default action.
+    pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
+    load->Interrupt();
+    while (!over_) nanosleep(&patience, nullptr);
+  }
+  std::atomic<bool> over_{false};
+  std::thread thread_;
+};
+
+void ShowProgress(const ServeLoad::Progress& progress, const ServeResults& results, bool terminal) {
+  const ServeResults::Progress done = results.progress();
+  std::fprintf(stderr, "%s%.0f s: %lld sent, %lld in flight, %lld completed, %lld failed%s", terminal ? "\r\033[K" : "",
+               progress.seconds, static_cast<long long>(progress.sent), static_cast<long long>(progress.in_flight),
+               static_cast<long long>(done.completed), static_cast<long long>(done.failed), terminal ? "" : "\n");
+}
+
+absl::Status WriteJson(const std::string& path, const std::string& json) {
+  if (path == "-") {
+    std::fputs(json.c_str(), stdout);
+    return absl::OkStatus();
+  }
+  std::ofstream file(path);
+  file << json;
+  file.close();
+  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", path));
+}
+
+absl::StatusOr<int> RunBenchmark(Flags flags) {
+  ServeRun run;
+  run.load = std::move(flags.load);
+  if (flags.temperature >= 0) run.load.temperature = static_cast<float>(flags.temperature);
+  BATON_ASSIGN_OR_RETURN(run.load.workload.prompt_tokens, LengthDistribution::Parse(flags.prompt_tokens));
+  BATON_ASSIGN_OR_RETURN(run.load.workload.output_tokens, LengthDistribution::Parse(flags.output_tokens));
+  constexpr double kUnbounded = std::numeric_limits<double>::infinity();
+  run.bounds.time_to_first_token = flags.slo_ttft_ms > 0 ? flags.slo_ttft_ms / 1000 : kUnbounded;
+  run.bounds.inter_token = flags.slo_itl_ms > 0 ? flags.slo_itl_ms / 1000 : kUnbounded;
+  BATON_RETURN_IF_ERROR(PrepareWorkload(flags, &run.load));
+  BATON_ASSIGN_OR_RETURN(run.workload, MakeWorkload(run.load.workload));
+
+  ServeResults results(run.workload.measure_begin, run.workload.measure_end);
+  ServeLoad load(run.load, run.workload, &results);
+  double ended = 0;
+  {
+    const bool terminal = isatty(STDERR_FILENO) == 1;
+    // Off a terminal a line every ten seconds is enough.
+    int calls = 0;
+    SignalListener listener(&load);
+    load.Run([&](const ServeLoad::Progress& progress) {
+      if (flags.quiet || (!terminal && ++calls % 10 != 0)) return;
+      ShowProgress(progress, results, terminal);
+    });
+    ended = load.Now();
+    if (terminal && !flags.quiet) std::fputs("\r\033[K", stderr);
+  }
+  run.end = load.progress();
+  run.interrupted = load.interrupted();
+  const ServeReport report = results.Report(ended, run.bounds);
+  if (flags.json_file != "-") std::fputs(ReportText(run, report).c_str(), stdout);
+  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteJson(flags.json_file, ReportJson(run, report)));
+  if (run.interrupted) return kExitInterrupted;
+  return report.completed > 0 ? 0 : kExitFailure;
+}
+
+int Main(int argc, char** argv) {
+  BlockShutdownSignals();
+  CLI::App app("Open-loop load on a Baton gateway: Poisson arrivals, latencies from the intended arrival.",
+               "bench_serve");
+  app.set_version_flag("--version", absl::StrCat("bench_serve ", kVersion));
+  Flags flags;
+  flags.load.gateway = "127.0.0.1:7000";
+  AddOptions(app, &flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return app.exit(help);
+  } catch (const CLI::CallForVersion& version) {
+    return app.exit(version);
+  } catch (const CLI::ParseError& error) {
+    std::string message = error.what();
+    std::replace(message.begin(), message.end(), '\n', ' ');
+    std::fprintf(stderr, "bench_serve: %s; see bench_serve --help\n", message.c_str());
+    return kExitUsage;
+  }
+  if (flags.load.workload.duration == 0 && flags.load.workload.requests == 0) flags.load.workload.duration = 30;
+  const absl::StatusOr<int> code = RunBenchmark(std::move(flags));
+  if (code.ok()) return *code;
+  std::fprintf(stderr, "bench_serve: %s\n", std::string(code.status().message()).c_str());
+  return kExitFailure;
+}
+
+}  // namespace
+}  // namespace baton
+
+int main(int argc, char** argv) { return baton::Main(argc, argv); }

@@ -1,0 +1,178 @@
+#include "bench/engine_bench.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "bench/model_costs.h"
+#include "common/base/status_macros.h"
+#include "common/model/synth.h"
+#include "common/state/memory_budget.h"
+#include "common/state/sequence_state.h"
+
+namespace baton {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+class EngineBench {
+ public:
+  EngineBench(Model& model, const EngineBenchOptions& options)
+      : model_(model),
+        options_(options),
+        budget_(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2),
+        element_bytes_(model.compute() == ComputeMode::kBF16 ? 2 : 4) {}
+
+  absl::Status CheckLengths() const {
+    const int64_t longest_prompt =
+        options_.prompts.empty() ? 0 : *std::max_element(options_.prompts.begin(), options_.prompts.end());
+    const int64_t longest = std::max(longest_prompt, DecodeTokens());
+    if (longest <= model_.config().max_tokens) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("prompts or contexts of up to ", longest,
+                                                   " tokens were asked for, but this model takes at most ",
+                                                   model_.config().max_tokens));
+  }
+
+  absl::StatusOr<EngineResult> Prefill(int prompt) {
+    EngineResult result;
+    result.phase = EngineResult::Phase::kPrefill;
+    result.prompt = prompt;
+    result.tokens = prompt;
+    const int64_t chunks = (prompt + options_.chunk_tokens - 1) / options_.chunk_tokens;
+    result.bound.flops = PrefillFlops(model_.config(), prompt);
+    result.bound.bytes = static_cast<double>(chunks) * BlockWeightBytes() + HeadBytes();
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      BATON_ASSIGN_OR_RETURN(SequenceState state, MakeState(prompt, options_.chunk_tokens));
+      const Clock::time_point start = Clock::now();
+      Feed(state, prompt);
+      result.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    std::sort(result.seconds.begin(), result.seconds.end());
+    return result;
+  }
+
+  absl::StatusOr<EngineResult> Decode(int batch) {
+    std::vector<SequenceState> states;
+    BATON_ASSIGN_OR_RETURN(SequenceState first, MakeState(DecodeTokens(), options_.chunk_tokens));
+    Feed(first, options_.context);
+    for (int i = 1; i < batch; ++i) {
+      BATON_ASSIGN_OR_RETURN(SequenceState copy, first.DeepCopy(budget_));
+      states.push_back(std::move(copy));
+    }
+    states.push_back(std::move(first));
+
+    EngineResult result;
+    result.phase = EngineResult::Phase::kDecode;
+    result.batch = batch;
+    result.context = options_.context;
+    result.tokens = int64_t{batch} * options_.decode_steps;
+    result.bound = DecodeBound(batch);
+    std::vector<float> logits(static_cast<size_t>(batch * model_.config().vocab_size));
+    Step(states, logits);  // touches everything once
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      const Clock::time_point start = Clock::now();
+      for (int step = 0; step < options_.decode_steps; ++step) Step(states, logits);
+      result.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    std::sort(result.seconds.begin(), result.seconds.end());
+    return result;
+  }
+
+ private:
+  // Longest a decoded sequence gets: context, one step to warm up, and all timed steps.
+  int64_t DecodeTokens() const {
+    return options_.batches.empty() ? 0 : options_.context + 1 + int64_t{options_.repeats} * options_.decode_steps;
+  }
+
+  absl::StatusOr<SequenceState> MakeState(int64_t tokens, int run_tokens) {
+    return SequenceState::Create(model_.MakeStateLayout(run_tokens), budget_, tokens);
+  }
+
+  // Any id but the three special ones.
+  int32_t Token(int64_t i) const {
+    constexpr int64_t kFirst = 3;
+    const uint64_t ids = static_cast<uint64_t>(model_.config().vocab_size - kFirst);
+    return static_cast<int32_t>(kFirst + static_cast<int64_t>(SynthRaw("bench", 1, static_cast<uint64_t>(i)) % ids));
+  }
+
+  // A prompt in chunks, logits at its end.
+  void Feed(SequenceState& state, int prompt) {
+    std::vector<float> logits(static_cast<size_t>(model_.config().vocab_size));
+    std::vector<int32_t> tokens(static_cast<size_t>(prompt));
+    for (int i = 0; i < prompt; ++i) tokens[i] = Token(i);
+    for (int begin = 0; begin < prompt; begin += options_.chunk_tokens) {
+      const int count = std::min(options_.chunk_tokens, prompt - begin);
+      const bool last = begin + count == prompt;
+      const SequenceRun run{&state, absl::MakeConstSpan(tokens).subspan(begin, count),
+                            static_cast<size_t>(last ? count - 1 : count)};
+      model_.Forward({run}, last ? absl::MakeSpan(logits) : absl::Span<float>());
+    }
+  }
+
+  void Step(std::vector<SequenceState>& states, std::vector<float>& logits) {
+    std::vector<int32_t> tokens(states.size());
+    std::vector<SequenceRun> runs(states.size());
+    for (size_t i = 0; i < states.size(); ++i) {
+      tokens[i] = Token(next_token_++);
+      runs[i] = {&states[i], absl::MakeConstSpan(&tokens[i], 1), 0};
+    }
+    model_.Forward(runs, absl::MakeSpan(logits));
+  }
+
+  // Of one pass, at the position halfway through all passes.
+  Bound DecodeBound(int batch) const {
+    const int64_t middle = options_.context + int64_t{options_.repeats} * options_.decode_steps / 2;
+    const double steps = options_.decode_steps;
+    const int64_t state = StateReadBytes(model_.config(), middle, element_bytes_);
+    return {steps * batch * DecodeFlops(model_.config(), middle),
+            steps * (BlockWeightBytes() + HeadBytes() + static_cast<double>(batch) * static_cast<double>(state))};
+  }
+
+  double BlockWeightBytes() const {
+    return static_cast<double>(NonEmbeddingParameters(model_.config())) * element_bytes_;
+  }
+  double HeadBytes() const {
+    return static_cast<double>(model_.config().vocab_size) * model_.config().hidden_size * element_bytes_;
+  }
+
+  Model& model_;
+  const EngineBenchOptions& options_;
+  MemoryBudget budget_;
+  const int element_bytes_;
+  int64_t next_token_ = 0;
+};
+
+}  // namespace
+
+double PeakFlops(const MachineLimits& limits, ComputeMode compute) {
+  const double float_peak = std::max(limits.float_flops, limits.sgemm_flops);
+  return compute == ComputeMode::kF32 ? float_peak : std::max(float_peak, limits.bf16_flops);
+}
+
+double Bound::Seconds(const MachineLimits& limits, ComputeMode compute) const {
+  return std::max(flops / PeakFlops(limits, compute), bytes / limits.read_bytes_per_second);
+}
+
+const char* Bound::Name(const MachineLimits& limits, ComputeMode compute) const {
+  return flops / PeakFlops(limits, compute) > bytes / limits.read_bytes_per_second ? "compute" : "memory";
+}
+
+absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options,
+                            const std::function<void(const EngineResult&)>& report) {
+  EngineBench bench(model, options);
+  BATON_RETURN_IF_ERROR(bench.CheckLengths());
+  for (const int prompt : options.prompts) {
+    BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Prefill(prompt));
+    report(result);
+  }
+  for (const int batch : options.batches) {
+    BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Decode(batch));
+    report(result);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace baton

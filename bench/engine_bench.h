@@ -1,0 +1,65 @@
+// Speed of the forward pass by itself, without servers: prefill of one prompt in chunks, and decode steps of a batch of
+// sequences that all have the same context. Every figure comes with the least time the machine's limits allow for it.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "bench/machine_limits.h"
+#include "common/model/model.h"
+
+namespace baton {
+
+struct EngineBenchOptions {
+  std::vector<int> batches = {1, 2, 4, 8, 16, 32};
+  std::vector<int> prompts = {128, 512, 2048};
+  // Tokens each sequence holds before the first decode step.
+  int context = 128;
+  int decode_steps = 16;
+  int repeats = 3;
+  // The longest run of one forward call.
+  int chunk_tokens = 512;
+};
+
+// Time no implementation can beat: arithmetic at the peak of the compute mode, or weights and state through the memory
+// bus once, whichever takes longer.
+struct Bound {
+  double flops = 0;
+  double bytes = 0;
+
+  double Seconds(const MachineLimits& limits, ComputeMode compute) const;
+  // "memory" or "compute".
+  const char* Name(const MachineLimits& limits, ComputeMode compute) const;
+};
+
+// The rate that `compute` can't exceed.
+double PeakFlops(const MachineLimits& limits, ComputeMode compute);
+
+struct EngineResult {
+  enum class Phase { kPrefill, kDecode };
+  Phase phase = Phase::kPrefill;
+  int prompt = 0;   // kPrefill
+  int batch = 0;    // kDecode
+  int context = 0;  // kDecode: tokens before the first step
+  // Tokens of one timed pass, and the seconds of each pass, ascending.
+  int64_t tokens = 0;
+  std::vector<double> seconds;
+  Bound bound;  // of one pass
+
+  double Median() const { return seconds[seconds.size() / 2]; }
+  double MedianRate() const { return static_cast<double>(tokens) / Median(); }
+  double MinRate() const { return static_cast<double>(tokens) / seconds.back(); }
+  double MaxRate() const { return static_cast<double>(tokens) / seconds.front(); }
+};
+
+// Calls `report` after each figure.
+//   INVALID_ARGUMENT    a prompt or context beyond what the model takes
+//   RESOURCE_EXHAUSTED  states that don't fit half of physical memory
+absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options,
+                            const std::function<void(const EngineResult&)>& report);
+
+}  // namespace baton

@@ -1,0 +1,40 @@
+// What this machine can do at best, measured now: benchmarks divide by it, and measure it before and after, since
+// neighbours on a shared machine move it by tens of percent.
+//
+//   const MachineLimits before = MeasureMachineLimits({.threads = 2});
+//   ... the benchmark ...
+//   const MachineLimits limits = Mean(before, MeasureMachineLimits({.threads = 2}));
+//
+// Each figure is the best of several short passes on all threads at once. Takes about two seconds and, for the read
+// bandwidth, a buffer several times the last-level cache.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace baton {
+
+struct MachineLimits {
+  int threads = 0;
+  double read_bytes_per_second = 0;  // streaming reads of main memory
+  double sgemm_flops = 0;            // per second: OpenBLAS at shapes of real models
+  double float_flops = 0;            // float32 multiply-adds on registers
+  double bf16_flops = 0;             // bfloat16 products with float32 accumulation on registers
+  std::string float_kernel;          // "avx512 fma"
+  std::string bf16_kernel;           // "amx bf16"
+  std::string openblas_core;         // the kernels OpenBLAS chose: "SkylakeX"
+  int64_t cache_bytes = 0;           // last-level cache; 0: unknown
+};
+
+struct MachineLimitsOptions {
+  int threads = 0;  // 0: one per usable CPU
+  // 0: four times the last-level cache, within 256 MiB and an eighth of physical memory.
+  int64_t buffer_bytes = 0;
+  double seconds_per_figure = 0.4;
+};
+
+MachineLimits MeasureMachineLimits(const MachineLimitsOptions& options);
+// Of both measurements' figures; names of the first.
+MachineLimits Mean(const MachineLimits& before, const MachineLimits& after);
+
+}  // namespace baton
