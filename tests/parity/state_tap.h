@@ -1,0 +1,72 @@
+// Stands between a prefill and a decode worker: passes Decode.Receive on, and keeps a copy of the bytes.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/synchronization/mutex.h"
+#include "baton/worker/v1/worker.grpc.pb.h"
+#include "common/base/status_macros.h"
+#include "common/rpc/channel.h"
+#include "common/rpc/server.h"
+
+namespace baton {
+
+class StateTap final : public worker::v1::Decode::Service {
+ public:
+  explicit StateTap(const std::string& decode_endpoint)
+      : stub_(worker::v1::Decode::NewStub(NewChannel(decode_endpoint))),
+        server_(RpcServerOptions{"127.0.0.1:0", 64 << 20}) {
+    server_.AddService(this);
+    BATON_CHECK(server_.Start().ok());
+    server_.SetServing(true);
+  }
+  ~StateTap() override { server_.Stop(absl::ZeroDuration()); }
+
+  std::string endpoint() const { return server_.address(); }
+
+  // What has been sent for a reservation; removed.
+  std::string Take(uint64_t id, uint64_t generation) {
+    absl::MutexLock lock(&mutex_);
+    std::string bytes = std::move(streams_[{id, generation}]);
+    streams_.erase({id, generation});
+    return bytes;
+  }
+
+  grpc::Status Receive(grpc::ServerContext* context, grpc::ServerReader<worker::v1::StateChunk>* reader,
+                       worker::v1::ReceiveResponse* response) override {
+    grpc::ClientContext onward;
+    const std::unique_ptr<grpc::ClientWriter<worker::v1::StateChunk>> writer = stub_->Receive(&onward, response);
+    worker::v1::StateChunk chunk;
+    std::string bytes;
+    uint64_t id = 0;
+    uint64_t generation = 0;
+    for (bool first = true; reader->Read(&chunk); first = false) {
+      if (first) {
+        id = chunk.reservation_id();
+        generation = chunk.generation();
+      }
+      bytes += chunk.data();
+      writer->Write(chunk);
+    }
+    // Cancelled by the prefill worker: so is what went on.
+    if (context->IsCancelled()) onward.TryCancel();
+    {
+      absl::MutexLock lock(&mutex_);
+      streams_[{id, generation}] = std::move(bytes);
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  }
+
+ private:
+  const std::unique_ptr<worker::v1::Decode::Stub> stub_;
+  RpcServer server_;
+  absl::Mutex mutex_;
+  std::map<std::pair<uint64_t, uint64_t>, std::string> streams_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace baton
