@@ -31,6 +31,31 @@ void Keep(const v1::GenerateEvent& event, Answer* answer) {
   }
 }
 
+// What ended the answer; empty when the model did.
+std::string EndDescription(const v1::Finished& finished) {
+  switch (finished.reason()) {
+    case v1::FINISH_REASON_STOP:
+      switch (finished.match().kind_case()) {
+        case v1::StopMatch::kStopString:
+          return absl::StrCat("stopped at ", Quoted(finished.match().stop_string()));
+        case v1::StopMatch::kStopTokenId:
+          return absl::StrCat("stopped at token ", finished.match().stop_token_id());
+        default:
+          // As answers should.
+          return "";
+      }
+    case v1::FINISH_REASON_LENGTH:
+      return absl::StrCat("cut off after ", finished.usage().completion_tokens(),
+                          " tokens (--max-new-tokens allows more)");
+    case v1::FINISH_REASON_CANCELLED:
+      return "cancelled";
+    case v1::FINISH_REASON_TIME_LIMIT:
+      return "cut off by the time limit";
+    default:
+      return "ended";
+  }
+}
+
 }  // namespace
 
 absl::Status StreamAnswer(Session& session, const v1::GenerateRequest& request,
@@ -68,29 +93,6 @@ absl::Status TextPrinter::EndLine() {
   return terminal_.Out("\n");
 }
 
-std::string EndDescription(const v1::Finished& finished) {
-  switch (finished.reason()) {
-    case v1::FINISH_REASON_STOP:
-      switch (finished.match().kind_case()) {
-        case v1::StopMatch::kStopString:
-          return absl::StrCat("stopped at ", Quoted(finished.match().stop_string()));
-        case v1::StopMatch::kStopTokenId:
-          return absl::StrCat("stopped at token ", finished.match().stop_token_id());
-        default:
-          return "the model ended its answer";
-      }
-    case v1::FINISH_REASON_LENGTH:
-      return absl::StrCat("cut off after ", finished.usage().completion_tokens(),
-                          " tokens (--max-new-tokens allows more)");
-    case v1::FINISH_REASON_CANCELLED:
-      return "cancelled";
-    case v1::FINISH_REASON_TIME_LIMIT:
-      return "cut off by the time limit";
-    default:
-      return "ended";
-  }
-}
-
 std::string Summary(const v1::Finished& finished) {
   const v1::Usage& usage = finished.usage();
   std::string text = absl::StrCat(usage.prompt_tokens(), " prompt + ", usage.completion_tokens(), " output tokens");
@@ -103,7 +105,8 @@ std::string Summary(const v1::Finished& finished) {
   if (usage.completion_tokens() > 1 && decoding > 0) {
     absl::StrAppend(&text, ", ", FormatRate((usage.completion_tokens() - 1) / decoding), " tokens/s");
   }
-  return absl::StrCat(text, "; ", EndDescription(finished));
+  const std::string end = EndDescription(finished);
+  return end.empty() ? text : absl::StrCat(text, "; ", end);
 }
 
 std::string LogprobLines(const std::vector<v1::TokenLogprob>& logprobs) {

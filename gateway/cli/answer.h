@@ -38,10 +38,8 @@ class TextPrinter {
   bool line_open_ = false;
 };
 
-// "24 prompt + 9 output tokens, first after 12 ms, 210 tokens/s; stopped at the end of turn"
+// "24 prompt + 9 output tokens, first after 12 ms, 210 tokens/s", and what ended the answer if not the model itself.
 std::string Summary(const v1::Finished& finished);
-// "stopped at the end of turn", "cut off at 256 tokens (--max-new-tokens)", ...
-std::string EndDescription(const v1::Finished& finished);
 
 // One line a token: log probability, piece, and the alternatives if there are any.
 std::string LogprobLines(const std::vector<v1::TokenLogprob>& logprobs);

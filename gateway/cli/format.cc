@@ -33,8 +33,9 @@ std::string FormatSeconds(double seconds) {
   if (!(seconds >= 0)) return "-";
   if (seconds < 0.0009995) return absl::StrFormat("%.0f us", seconds * 1e6);
   if (seconds < 0.9995) return absl::StrFormat("%.0f ms", seconds * 1e3);
-  if (seconds < 59.95) return absl::StrFormat("%.1f s", seconds);
-  const auto whole = static_cast<int64_t>(std::min(seconds, 1e15));
+  if (seconds < 9.95) return absl::StrFormat("%.1f s", seconds);
+  if (seconds < 59.5) return absl::StrFormat("%.0f s", seconds);
+  const auto whole = static_cast<int64_t>(std::min(std::max(seconds, 60.0), 1e15));
   if (whole < 3600) return absl::StrFormat("%dm%02ds", whole / 60, whole % 60);
   if (whole < 86400) return absl::StrFormat("%dh%02dm", whole / 3600, whole % 3600 / 60);
   return absl::StrFormat("%dd%02dh", whole / 86400, whole % 86400 / 3600);

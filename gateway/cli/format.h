@@ -10,7 +10,7 @@
 
 namespace baton::cli {
 
-// "850 us", "12 ms", "3.4 s", "2m05s", "3h12m", "4d02h".
+// "850 us", "12 ms", "3.4 s", "43 s", "2m05s", "3h12m", "4d02h".
 std::string FormatSeconds(double seconds);
 // "0.42", "7.3", "210", "1540".
 std::string FormatRate(double per_second);

@@ -32,8 +32,7 @@ std::string MemoryCell(const v1::WorkerStatus& worker) {
   if (worker.state_bytes_total() <= 0) return "-";
   const double percent =
       100.0 * static_cast<double>(worker.state_bytes_used()) / static_cast<double>(worker.state_bytes_total());
-  return absl::StrFormat("%s / %s %3.0f%%", FormatBytes(worker.state_bytes_used()),
-                         FormatBytes(worker.state_bytes_total()), percent);
+  return absl::StrFormat("%.0f%% of %s", percent, FormatBytes(worker.state_bytes_total()));
 }
 
 // Lines without newlines.
@@ -56,26 +55,26 @@ std::vector<std::string> Render(const v1::GetStatusResponse& response, const Ses
   Table table;
   table.AddColumn("MODEL");
   table.AddColumn("ROLE");
+  table.AddColumn("ENDPOINT");
   table.AddColumn("STATE");
-  table.AddColumn("RUNNING", Table::Align::kRight);
-  table.AddColumn("QUEUED", Table::Align::kRight);
+  table.AddColumn("RUN", Table::Align::kRight);
+  table.AddColumn("QUEUE", Table::Align::kRight);
   table.AddColumn("TOKENS/S", Table::Align::kRight);
   table.AddColumn("STATE MEMORY", Table::Align::kRight);
   table.AddColumn("UP", Table::Align::kRight);
-  table.AddColumn("ENDPOINT");
   for (const v1::WorkerStatus& worker : workers) {
     const std::string queued = worker.queued_tokens() > 0
                                    ? absl::StrCat(worker.queued(), " (", worker.queued_tokens(), " tokens)")
                                    : absl::StrCat(worker.queued());
     table.AddRow({{worker.model().empty() ? "-" : WithoutControls(worker.model())},
                   {worker.role()},
+                  {WithoutControls(worker.endpoint())},
                   {worker.state(), StateStyle(worker.state())},
                   {absl::StrCat(worker.running())},
                   {queued},
                   {FormatRate(worker.tokens_per_second())},
                   {MemoryCell(worker)},
-                  {worker.uptime_seconds() > 0 ? FormatSeconds(worker.uptime_seconds()) : "-"},
-                  {WithoutControls(worker.endpoint()), Terminal::Style::kDim}});
+                  {worker.uptime_seconds() > 0 ? FormatSeconds(worker.uptime_seconds()) : "-"}});
   }
   for (std::string& line : table.Lines(terminal, width)) lines.push_back(std::move(line));
   return lines;

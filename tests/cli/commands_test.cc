@@ -183,15 +183,13 @@ TEST_F(CommandsTest, StatusOnce) {
   gateway_.fleet_status = TwoWorkers();
   const CliResult result = Run({"status"});
   EXPECT_EQ(result.code, 0);
-  EXPECT_EQ(result.out, "gateway " + gateway_.address() +
-                            "  v0.1.0  up 2m05s  running 3  queued 0\n"
-                            "\n"
-                            "MODEL  ROLE     STATE        RUNNING          QUEUED  TOKENS/S              STATE MEMORY"
-                            "     UP  ENDPOINT\n"
-                            "alpha  prefill  UNREACHABLE        0  2 (900 tokens)         0                         -"
-                            "      -  10.0.0.1:7101\n"
-                            "alpha  decode   SERVING            3               0       210  512.0 MiB / 2.0 GiB  25%"
-                            "  1m01s  10.0.0.2:7201\n");
+  EXPECT_EQ(result.out,
+            "gateway " + gateway_.address() +
+                "  v0.1.0  up 2m05s  running 3  queued 0\n"
+                "\n"
+                "MODEL  ROLE     ENDPOINT       STATE        RUN           QUEUE  TOKENS/S    STATE MEMORY     UP\n"
+                "alpha  prefill  10.0.0.1:7101  UNREACHABLE    0  2 (900 tokens)         0               -      -\n"
+                "alpha  decode   10.0.0.2:7201  SERVING        3               0       210  25% of 2.0 GiB  1m01s\n");
   const auto json = nlohmann::json::parse(Run({"status", "--json"}).out);
   EXPECT_EQ(json["workers"][0]["state_bytes_used"], 536870912);
   EXPECT_EQ(json["running_requests"], 3);
@@ -204,7 +202,7 @@ TEST_F(CommandsTest, StatusLive) {
   // The second frame is drawn over the first.
   ASSERT_TRUE(baton.WaitFor("\033[5A"));
   ASSERT_TRUE(baton.WaitFor("running 3"));
-  EXPECT_THAT(baton.screen(), Not(HasSubstr("10.0.0.2"))) << "the last column does not fit";
+  EXPECT_THAT(baton.screen(), Not(HasSubstr("1m01s"))) << "the last column does not fit";
   gateway_.Stop();
   ASSERT_TRUE(baton.WaitFor("unreachable since"));
   baton.CtrlC();

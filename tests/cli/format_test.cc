@@ -1,5 +1,7 @@
 #include "gateway/cli/format.h"
 
+#include <cmath>
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -14,7 +16,8 @@ TEST(FormatSeconds, PicksTheUnit) {
   EXPECT_EQ(FormatSeconds(0.00042), "420 us");
   EXPECT_EQ(FormatSeconds(0.012), "12 ms");
   EXPECT_EQ(FormatSeconds(3.44), "3.4 s");
-  EXPECT_EQ(FormatSeconds(59.96), "0m59s");
+  EXPECT_EQ(FormatSeconds(43.2), "43 s");
+  EXPECT_EQ(FormatSeconds(59.6), "1m00s");
   EXPECT_EQ(FormatSeconds(125), "2m05s");
   EXPECT_EQ(FormatSeconds(3 * 3600 + 12 * 60), "3h12m");
   EXPECT_EQ(FormatSeconds(4 * 86400 + 2 * 3600), "4d02h");
