@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
-#include "common/base/version.h"
 
 namespace baton {
 namespace {
@@ -19,7 +18,6 @@ Gateway::Gateway(const GatewayOptions& options)
       inference_(MakeContext(options, this)),
       fleet_(&registry_, &queue_),
       server_(options.server) {
-  metrics_.AddGauge("baton_build_info", "Always 1.", {{"version", kVersion}}).Set(1);
   router_.SetCapacityListener([this] { queue_.Wake(); });
   // The router last: when it tells waiting requests of a worker, the catalogue knows it already.
   registry_.AddObserver(&catalog_);

@@ -1,10 +1,5 @@
 #include "common/observe/metrics.h"
 
-#include <prometheus/exposer.h>
-
-#include <exception>
-
-#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 
@@ -91,26 +86,6 @@ prometheus::Histogram& Metrics::AddHistogram(const std::string& name, const std:
     family = &prometheus::BuildHistogram().Name(name).Help(help).Labels({{"role", role_}}).Register(*registry_);
   }
   return static_cast<prometheus::Family<prometheus::Histogram>*>(family)->Add(labels, bounds);
-}
-
-MetricsServer::MetricsServer(const Metrics* metrics) : metrics_(metrics) {}
-MetricsServer::~MetricsServer() = default;
-
-absl::Status MetricsServer::Start(const std::string& address) {
-  // CivetWeb throws when it can't bind.
-  try {
-    exposer_ = std::make_unique<prometheus::Exposer>(address, /*num_threads=*/2);
-    exposer_->RegisterCollectable(metrics_->registry());
-    const std::vector<int> ports = exposer_->GetListeningPorts();
-    if (ports.empty()) return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address));
-    port_ = ports[0];
-  } catch (const std::exception& error) {
-    exposer_.reset();
-    return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address,
-                                               ": the port is in use or the address is not this host's; ",
-                                               "choose another with --metrics HOST:PORT"));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace baton

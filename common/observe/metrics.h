@@ -9,8 +9,10 @@
 // One label set for one name: adding a name twice with other label names is a CHECK failure.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include <prometheus/counter.h>
@@ -22,10 +24,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
-
-namespace prometheus {
-class Exposer;
-}
 
 namespace baton {
 
@@ -60,19 +58,31 @@ class Metrics {
   absl::flat_hash_map<std::string, void*> families_ ABSL_GUARDED_BY(mutex_);
 };
 
-// Serves GET /metrics.
+// Serves GET /metrics over HTTP/1.1, one connection after another on a thread of its own: scrapers are few and come
+// seldom. A peer that stalls is dropped after a few seconds.
+//
+// prometheus-cpp's own exposer is of no use here: its threads have stacks of 100 KiB, most of which the thread-local
+// storage of OpenBLAS takes in every process that links it, so the first scrape overflows them.
 class MetricsServer {
  public:
+  // `metrics` must outlive it.
   explicit MetricsServer(const Metrics* metrics);
   ~MetricsServer();
+  MetricsServer(const MetricsServer&) = delete;
   // `address`: host:port, port 0 picks a free one. UNAVAILABLE when it cannot be bound, naming the address.
   absl::Status Start(const std::string& address);
   int port() const { return port_; }
 
  private:
-  const Metrics* metrics_;
-  std::unique_ptr<prometheus::Exposer> exposer_;
+  void Loop();
+  void Answer(int connection) const;
+
+  const Metrics* const metrics_;
+  int listener_ = -1;
+  // Written to when the thread has to end.
+  int stop_event_ = -1;
   int port_ = 0;
+  std::thread thread_;
 };
 
 }  // namespace baton

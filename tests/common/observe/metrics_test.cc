@@ -1,6 +1,9 @@
 #include "common/observe/metrics.h"
 
+#include <netinet/in.h>
 #include <prometheus/text_serializer.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <sstream>
@@ -60,6 +63,39 @@ TEST(MetricsServerTest, PicksAPortAndSaysWhenItIsTaken) {
   const absl::Status taken = second.Start("127.0.0.1:" + std::to_string(first.port()));
   EXPECT_EQ(taken.code(), absl::StatusCode::kUnavailable);
   EXPECT_THAT(std::string(taken.message()), HasSubstr(std::to_string(first.port())));
+}
+
+// What the server at `port` answers to `request`, to the end of the connection.
+std::string Ask(int port, const std::string& request) {
+  const int peer = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  EXPECT_EQ(connect(peer, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  EXPECT_GT(send(peer, request.data(), request.size(), MSG_NOSIGNAL), 0);
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t got; (got = recv(peer, buffer, sizeof(buffer), 0)) > 0;) answer.append(buffer, static_cast<size_t>(got));
+  close(peer);
+  return answer;
+}
+
+TEST(MetricsServerTest, AnswersScrapesAndNothingElse) {
+  Metrics metrics("gateway");
+  metrics.AddCounter("baton_things_total", "Things.", {{"model", "m"}}).Increment(3);
+  MetricsServer server(&metrics);
+  ASSERT_TRUE(server.Start("127.0.0.1:0").ok());
+  for (int i = 0; i < 3; ++i) {
+    const std::string answer = Ask(server.port(), "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    EXPECT_THAT(answer, testing::StartsWith("HTTP/1.1 200 OK\r\n"));
+    EXPECT_THAT(answer, HasSubstr("baton_things_total{role=\"gateway\",model=\"m\"} 3"));
+  }
+  EXPECT_THAT(Ask(server.port(), "GET / HTTP/1.1\r\n\r\n"), testing::StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(Ask(server.port(), "GET /metricsandmore HTTP/1.1\r\n\r\n"), testing::StartsWith("HTTP/1.1 404 "));
+  EXPECT_THAT(Ask(server.port(), "POST /metrics HTTP/1.1\r\n\r\n"), testing::StartsWith("HTTP/1.1 405 "));
+  // No end of the head within the limit: dropped.
+  EXPECT_EQ(Ask(server.port(), std::string(9000, 'x')), "");
 }
 
 }  // namespace
