@@ -69,8 +69,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--json", flags.json_file, "also write all figures to this file");
 }
 
+// Empty text: only finds out whether it can be written.
 absl::Status WriteText(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  std::ofstream file(path, std::ios::binary | (text.empty() ? std::ios::app : std::ios::trunc));
   file << text;
   file.close();
   if (file.fail()) return absl::UnknownError(absl::StrCat("can't write ", path));
@@ -94,8 +95,11 @@ absl::Status Run(Flags& flags) {
   BATON_ASSIGN_OR_RETURN(model_options.compute, ParseComputeMode(flags.compute));
   model_options.threads = flags.threads;
   BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(run.directory, model_options));
-  Print(ModelLine(run, *model));
+  BATON_RETURN_IF_ERROR(CheckEngineBench(*model, run.options));
+  // Before minutes of measuring, not after.
+  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ""));
 
+  Print(ModelLine(run, *model));
   const MachineLimitsOptions limits_options{.threads = flags.threads};
   run.before = MeasureMachineLimits(limits_options);
   Print(LimitsLine("before", run.before));

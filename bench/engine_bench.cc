@@ -18,6 +18,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// Longest a decoded sequence gets: context, one step to warm up, and all timed steps.
+int64_t DecodedTokens(const EngineBenchOptions& options) {
+  return options.context + 1 + int64_t{options.repeats} * options.decode_steps;
+}
+
 class EngineBench {
  public:
   EngineBench(Model& model, const EngineBenchOptions& options)
@@ -25,16 +30,6 @@ class EngineBench {
         options_(options),
         budget_(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2),
         element_bytes_(model.compute() == ComputeMode::kBF16 ? 2 : 4) {}
-
-  absl::Status CheckLengths() const {
-    const int64_t longest_prompt =
-        options_.prompts.empty() ? 0 : *std::max_element(options_.prompts.begin(), options_.prompts.end());
-    const int64_t longest = std::max(longest_prompt, DecodeTokens());
-    if (longest <= model_.config().max_tokens) return absl::OkStatus();
-    return absl::InvalidArgumentError(absl::StrCat("prompts or contexts of up to ", longest,
-                                                   " tokens were asked for, but this model takes at most ",
-                                                   model_.config().max_tokens));
-  }
 
   absl::StatusOr<EngineResult> Prefill(int prompt) {
     EngineResult result;
@@ -56,7 +51,7 @@ class EngineBench {
 
   absl::StatusOr<EngineResult> Decode(int batch) {
     std::vector<SequenceState> states;
-    BATON_ASSIGN_OR_RETURN(SequenceState first, MakeState(DecodeTokens(), options_.chunk_tokens));
+    BATON_ASSIGN_OR_RETURN(SequenceState first, MakeState(DecodedTokens(options_), options_.chunk_tokens));
     Feed(first, options_.context);
     for (int i = 1; i < batch; ++i) {
       BATON_ASSIGN_OR_RETURN(SequenceState copy, first.DeepCopy(budget_));
@@ -82,11 +77,6 @@ class EngineBench {
   }
 
  private:
-  // Longest a decoded sequence gets: context, one step to warm up, and all timed steps.
-  int64_t DecodeTokens() const {
-    return options_.batches.empty() ? 0 : options_.context + 1 + int64_t{options_.repeats} * options_.decode_steps;
-  }
-
   absl::StatusOr<SequenceState> MakeState(int64_t tokens, int run_tokens) {
     return SequenceState::Create(model_.MakeStateLayout(run_tokens), budget_, tokens);
   }
@@ -160,10 +150,18 @@ const char* Bound::Name(const MachineLimits& limits, ComputeMode compute) const 
   return flops / PeakFlops(limits, compute) > bytes / limits.read_bytes_per_second ? "compute" : "memory";
 }
 
+absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& options) {
+  int64_t longest = options.batches.empty() ? 0 : DecodedTokens(options);
+  for (const int prompt : options.prompts) longest = std::max(longest, int64_t{prompt});
+  if (longest <= model.config().max_tokens) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "a sequence of ", longest, " tokens was asked for, but this model takes at most ", model.config().max_tokens));
+}
+
 absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options,
                             const std::function<void(const EngineResult&)>& report) {
+  BATON_RETURN_IF_ERROR(CheckEngineBench(model, options));
   EngineBench bench(model, options);
-  BATON_RETURN_IF_ERROR(bench.CheckLengths());
   for (const int prompt : options.prompts) {
     BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Prefill(prompt));
     report(result);

@@ -50,14 +50,20 @@ struct EngineResult {
   std::vector<double> seconds;
   Bound bound;  // of one pass
 
-  double Median() const { return seconds[seconds.size() / 2]; }
+  double Median() const {
+    const size_t middle = seconds.size() / 2;
+    return seconds.size() % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
+  }
   double MedianRate() const { return static_cast<double>(tokens) / Median(); }
   double MinRate() const { return static_cast<double>(tokens) / seconds.back(); }
   double MaxRate() const { return static_cast<double>(tokens) / seconds.front(); }
 };
 
+// INVALID_ARGUMENT when a prompt or context is beyond what the model takes.
+absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& options);
+
 // Calls `report` after each figure.
-//   INVALID_ARGUMENT    a prompt or context beyond what the model takes
+//   INVALID_ARGUMENT    as CheckEngineBench
 //   RESOURCE_EXHAUSTED  states that don't fit half of physical memory
 absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options,
                             const std::function<void(const EngineResult&)>& report);
