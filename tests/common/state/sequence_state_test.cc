@@ -11,6 +11,10 @@
 
 #include "tests/common/state/test_states.h"
 
+// The sanitizers' allocators, like the system's, say no to what is too much instead of ending the test.
+extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" const char* __tsan_default_options() { return "allocator_may_return_null=1"; }
+
 namespace baton {
 namespace {
 
