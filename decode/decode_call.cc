@@ -61,8 +61,8 @@ bool DecodeCall::Finish(DecodeOutcome outcome, const absl::Status& status) {
 
 void DecodeCall::CountAndLog(DecodeOutcome outcome, const absl::Status& status) {
   OutcomeCounter(outcome, *metrics_).Increment();
-  const bool ours = outcome == DecodeOutcome::kFailed;
-  Log line(ours ? Severity::kWarning : Severity::kInfo, "decode_done");
+  const bool failed = outcome == DecodeOutcome::kFailed;
+  Log line(failed ? Severity::kWarning : Severity::kInfo, "decode_done");
   line.With("request_id", request_.request_id)
       .With("outcome", OutcomeName(outcome))
       .With("prompt_tokens", static_cast<int64_t>(request_.tokens.size()) - request_.generated_tokens)
@@ -71,7 +71,7 @@ void DecodeCall::CountAndLog(DecodeOutcome outcome, const absl::Status& status) 
       .With("state_bytes", state_bytes_.load(std::memory_order_relaxed))
       .With("handoff_wait_seconds", handoff_wait_seconds())
       .With("seconds", absl::ToDoubleSeconds(absl::Now() - started_));
-  if (!status.ok()) line.With("error", status);
+  if (failed || outcome == DecodeOutcome::kRefused) line.With("error", status);
 }
 
 }  // namespace baton

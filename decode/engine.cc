@@ -97,7 +97,7 @@ bool DecodeEngine::AdmitNew() {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(this, &DecodeEngine::HasWork));
   for (auto& sequence : arrivals_) {
-    sequence->turn = {.last_step = step_, .priority = sequence->call->request().priority, .arrival = arrived_++};
+    sequence->turn = {.last_step = step_, .priority = sequence->call->request().priority, .number = turns_++};
     sequences_.push_back(std::move(sequence));
   }
   arrivals_.clear();
@@ -125,8 +125,8 @@ void DecodeEngine::SelectBatch() {
   for (const auto& sequence : sequences_) batch_.push_back(sequence.get());
   const size_t limit = static_cast<size_t>(options_.max_batch);
   if (batch_.size() <= limit) return;
-  std::nth_element(batch_.begin(), batch_.begin() + static_cast<int64_t>(limit), batch_.end(),
-                   [](const Sequence* a, const Sequence* b) { return GoesBefore(a->turn, b->turn); });
+  std::partial_sort(batch_.begin(), batch_.begin() + static_cast<int64_t>(limit), batch_.end(),
+                    [](const Sequence* a, const Sequence* b) { return GoesBefore(a->turn, b->turn); });
   batch_.resize(limit);
 }
 
@@ -137,6 +137,7 @@ void DecodeEngine::Step() {
   runs_.clear();
   for (Sequence* sequence : batch_) {
     sequence->turn.last_step = step_;
+    sequence->turn.number = turns_++;
     SequenceRun run;
     run.state = &*sequence->state;
     run.tokens = absl::MakeConstSpan(&sequence->next_token, 1);

@@ -90,7 +90,7 @@ class DecodeEngine {
   std::vector<float> logits_;  // [max_batch, vocab_size], grown as needed
   Sampler sampler_;
   int64_t step_ = 0;
-  int64_t arrived_ = 0;
+  int64_t turns_ = 0;
   std::thread thread_;
 };
 

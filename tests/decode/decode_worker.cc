@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
+#include "common/observe/log.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status_mapping.h"
 #include "common/rpc/worker_request.h"
@@ -41,6 +42,17 @@ Model& Loaded(std::map<std::string, std::unique_ptr<Model>>& models, const std::
   if (model == nullptr) model = LoadBundled(name);
   return *model;
 }
+
+// The workers' own log lines would bury a failure's.
+class QuietLog : public testing::Environment {
+ public:
+  void SetUp() override {
+    LogOptions options;
+    options.minimum = Severity::kError;
+    ConfigureLog(options);
+  }
+};
+[[maybe_unused]] const testing::Environment* const quiet_log = testing::AddGlobalTestEnvironment(new QuietLog);
 
 DecodeServiceOptions ServiceOptions(const DecodeWorkerOptions& options) {
   DecodeServiceOptions out;
@@ -83,7 +95,8 @@ DecodeRequest MakeRequest(const Model& model, const std::vector<int32_t>& prompt
   return request;
 }
 
-Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& proto) {
+Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& proto,
+                         absl::optional<int32_t> handed_over) {
   Model& model = LoopModel(model_name);
   RequestLimits limits;
   limits.fingerprint = model.fingerprint();
@@ -122,7 +135,7 @@ Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& pro
   };
   out.first_token = sample();
   BATON_CHECK(!request.IsStop(out.first_token));
-  writer.AppendCommit(MakeFirstTokenRecord(out.first_token), &wire);
+  writer.AppendCommit(MakeFirstTokenRecord(handed_over.value_or(out.first_token)), &wire);
   for (absl::string_view rest = wire; !rest.empty();) {
     const size_t size = WholeStateFrames(rest, kMessageBytes);
     out.messages.emplace_back(rest.substr(0, size));
@@ -145,7 +158,10 @@ Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& pro
   return out;
 }
 
-RunStream::RunStream(Decode::Stub& stub, const DecodeRequest& request) : reader_(stub.Run(&context_, request)) {}
+RunStream::RunStream(Decode::Stub& stub, const DecodeRequest& request, absl::Duration timeout) {
+  if (timeout < absl::InfiniteDuration()) context_.set_deadline(absl::ToChronoTime(absl::Now() + timeout));
+  reader_ = stub.Run(&context_, request);
+}
 
 RunStream::~RunStream() {
   if (finished_) return;

@@ -43,12 +43,15 @@ struct Expectation {
   // The wire format in messages of a few KiB; the last one ends with the commit.
   std::vector<std::string> messages;
 };
-Expectation RunPlainLoop(const std::string& model_name, const worker::v1::DecodeRequest& request);
+// `handed_over`: the first token that the commit is made to say, if not the right one.
+Expectation RunPlainLoop(const std::string& model_name, const worker::v1::DecodeRequest& request,
+                         absl::optional<int32_t> handed_over = absl::nullopt);
 
 // The gateway's side of one request.
 class RunStream {
  public:
-  RunStream(worker::v1::Decode::Stub& stub, const worker::v1::DecodeRequest& request);
+  RunStream(worker::v1::Decode::Stub& stub, const worker::v1::DecodeRequest& request,
+            absl::Duration timeout = absl::InfiniteDuration());
   ~RunStream();
   RunStream(const RunStream&) = delete;
 
