@@ -25,9 +25,13 @@ void ForwardPass::AttentionBlock(int layer, const AttentionWeights& weights, con
                                            {v + row * kv_width, static_cast<size_t>(kv_width)});
   });
 
+  const bool window = config_.mixers[layer] == MixerKind::kWindowAttention;
   float* attended = attended_.Resize(rows_, query_width);
   const int64_t kv_heads = config_.num_kv_heads;
-  pool_.ParallelFor(static_cast<int64_t>(tiles_.size()) * kv_heads, 1, [&](int64_t begin, int64_t end) {
+  const int64_t longest = *std::max_element(positions_.begin(), positions_.end()) + 1;
+  const int64_t visible = window ? std::min(longest, config_.visible_keys) : longest;
+  const int64_t grain = Grain(2 * kMaxTileQueries * visible * config_.head_dim);
+  pool_.ParallelFor(static_cast<int64_t>(tiles_.size()) * kv_heads, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       AttendTileOf(layer, tiles_[i / kv_heads], static_cast<int>(i % kv_heads), q, attended);
     }

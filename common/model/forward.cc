@@ -9,8 +9,9 @@
 namespace baton {
 namespace {
 
-// Floats of one thread's share of row-wise work.
+// Floats of one thread's share of row-wise work, and multiply-adds of its share of the mixers': tens of microseconds.
 constexpr int64_t kRowWork = 1 << 13;
+constexpr int64_t kMixerWork = 1 << 18;
 
 float EmbeddingScale(const ModelConfig& config, ComputeMode compute) {
   const float scale = std::sqrt(static_cast<float>(config.hidden_size));
@@ -165,6 +166,8 @@ void ForwardPass::Apply(const LinearLayer& layer, const float* x, float* y) {
 void ForwardPass::Observe(ForwardObserver* observer, const std::string& what, const float* rows) const {
   if (observer != nullptr) observer->OnHidden(what, {rows, static_cast<size_t>(rows_ * config_.hidden_size)});
 }
+
+int64_t ForwardPass::Grain(int64_t operations) { return std::max<int64_t>(1, kMixerWork / operations); }
 
 void ForwardPass::ForEachRow(int64_t rows, int64_t width, absl::FunctionRef<void(int64_t row)> fn) {
   pool_.ParallelFor(rows, std::max<int64_t>(1, kRowWork / width), [&](int64_t begin, int64_t end) {

@@ -60,10 +60,14 @@ class ForwardPass {
   void AttentionBlock(int layer, const AttentionWeights& weights, const float* x, float* y);
   void AttendTileOf(int layer, const AttentionTile& tile, int kv_head, const float* q, float* attended);
   void RecurrentBlock(int layer, const RecurrentWeights& weights, const float* x, float* y);
+  void ComputeGates(const RecurrentWeights& weights, const float* u);
   void ConvolveRun(int layer, const RecurrentWeights& weights, int64_t run, int64_t begin, int64_t end);
   void MlpBlock(const MlpWeights& weights, const float* x, float* y);
   void OutputHead(absl::Span<float> logits);
   void Observe(ForwardObserver* observer, const std::string& what, const float* rows) const;
+  // How many pieces of work, each of `operations` multiply-adds, one thread should take at a time: waking another for
+  // less costs more than it saves. Only who does what depends on it, never a result.
+  static int64_t Grain(int64_t operations);
   // Splits rows of `width` floats over the threads.
   void ForEachRow(int64_t rows, int64_t width, absl::FunctionRef<void(int64_t row)> fn);
 

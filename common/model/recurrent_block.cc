@@ -15,6 +15,8 @@ namespace {
 
 // Channels of one thread's share of a run: fixed, whatever the threads.
 constexpr int64_t kChannels = 256;
+// What the RG-LRU does per channel and token, in multiply-adds.
+constexpr int64_t kChannelWork = 64;
 
 float LoadElement(absl::Span<const std::byte> data, ElementType type, int64_t index) {
   if (type == ElementType::kF32) return reinterpret_cast<const float*>(data.data())[index];
@@ -47,41 +49,23 @@ void ForwardPass::RecurrentBlock(int layer, const RecurrentWeights& weights, con
   const int64_t run_count = static_cast<int64_t>(runs_.size());
   const int64_t ranges = (width + kChannels - 1) / kChannels;
   const auto for_each_channel_range = [&](auto&& fn) {
-    pool_.ParallelFor(run_count * ranges, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t channel = i % ranges * kChannels;
-        fn(i / ranges, channel, std::min(width, channel + kChannels));
-      }
-    });
+    const int64_t mean_tokens = (rows_ + run_count - 1) / run_count;
+    pool_.ParallelFor(run_count * ranges, Grain(mean_tokens * kChannels * kChannelWork),
+                      [&](int64_t begin, int64_t end) {
+                        for (int64_t i = begin; i < end; ++i) {
+                          const int64_t channel = i % ranges * kChannels;
+                          fn(i / ranges, channel, std::min(width, channel + kChannels));
+                        }
+                      });
   };
   float* u = lru_x_.Resize(rows_, width);
   conv_history_.Resize(run_count * (config_.conv_width - 1), width);
   for_each_channel_range(
       [&](int64_t run, int64_t begin, int64_t end) { ConvolveRun(layer, weights, run, begin, end); });
 
-  // Gates, block by block: block b reads and writes channels [b * block, (b + 1) * block).
-  const float* gate_input = u;
-  if (round) {
-    float* rounded = lru_rounded_.Resize(rows_, width);
-    ForEachRow(rows_, width, [&](int64_t row) {
-      std::copy(u + row * width, u + (row + 1) * width, rounded + row * width);
-      RoundRow(width, rounded + row * width);
-    });
-    gate_input = rounded;
-  }
-  float* recurrence_gate = recurrence_gate_.Resize(rows_, width);
-  float* input_gate = input_gate_.Resize(rows_, width);
-  const int64_t blocks = config_.gate_blocks;
-  pool_.ParallelFor(2 * blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const bool recurrence = i < blocks;
-      const LinearLayer& gate = recurrence ? weights.recurrence_gates[i] : weights.input_gates[i - blocks];
-      const int64_t channel = i % blocks * gate.matrix.inputs;
-      LinearOnThisThread(gate.matrix, gate.bias_or_null(), {gate_input + channel, width, rows_},
-                         (recurrence ? recurrence_gate : input_gate) + channel, width);
-    }
-  });
-
+  ComputeGates(weights, u);
+  const float* recurrence_gate = recurrence_gate_.Resize(rows_, width);
+  const float* input_gate = input_gate_.Resize(rows_, width);
   float* out = lru_out_.Resize(rows_, width);
   for_each_channel_range([&](int64_t run, int64_t begin, int64_t end) {
     const int64_t at = first_rows_[run] * width;
@@ -99,6 +83,33 @@ void ForwardPass::RecurrentBlock(int layer, const RecurrentWeights& weights, con
           begin, end);
   });
   Apply(weights.linear_out, out, y);
+}
+
+// Both gates before their sigmoids. Block b reads and writes channels [b * block, (b + 1) * block).
+void ForwardPass::ComputeGates(const RecurrentWeights& weights, const float* u) {
+  const int64_t width = config_.lru_width;
+  const float* gate_input = u;
+  if (rounding_ == Rounding::kBf16) {
+    float* rounded = lru_rounded_.Resize(rows_, width);
+    ForEachRow(rows_, width, [&](int64_t row) {
+      std::copy(u + row * width, u + (row + 1) * width, rounded + row * width);
+      RoundRow(width, rounded + row * width);
+    });
+    gate_input = rounded;
+  }
+  float* recurrence_gate = recurrence_gate_.Resize(rows_, width);
+  float* input_gate = input_gate_.Resize(rows_, width);
+  const int64_t blocks = config_.gate_blocks;
+  const int64_t block = width / blocks;
+  pool_.ParallelFor(2 * blocks, Grain(rows_ * block * block), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const bool recurrence = i < blocks;
+      const LinearLayer& gate = recurrence ? weights.recurrence_gates[i] : weights.input_gates[i - blocks];
+      const int64_t channel = i % blocks * block;
+      LinearOnThisThread(gate.matrix, gate.bias_or_null(), {gate_input + channel, width, rows_},
+                         (recurrence ? recurrence_gate : input_gate) + channel, width);
+    }
+  });
 }
 
 void ForwardPass::ConvolveRun(int layer, const RecurrentWeights& weights, int64_t run, int64_t begin, int64_t end) {
