@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/rpc/status_mapping.h"
+#include "gateway/worker_requests.h"
 
 namespace baton {
 namespace {
@@ -16,30 +17,6 @@ using worker::v1::PrefillRequest;
 
 // Chunks that may overtake the first token; a decode worker cannot be further ahead than that.
 constexpr size_t kMaxEarlyEvents = 4096;
-
-Demand DemandOf(const GenerationPlan& plan) {
-  Demand demand;
-  demand.fingerprint = plan.model->fingerprint;
-  demand.model = plan.model->name;
-  demand.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
-  demand.state_tokens = plan.needs_decode() ? demand.prompt_tokens + plan.stopping.max_new_tokens() : 0;
-  return demand;
-}
-
-// What both workers are told alike.
-template <typename Request>
-Request RequestOf(const GenerationPlan& plan) {
-  Request request;
-  request.set_request_id(plan.request_id);
-  request.set_fingerprint(plan.model->fingerprint);
-  request.mutable_tokens()->Add(plan.prompt.begin(), plan.prompt.end());
-  *request.mutable_sampling() = plan.sampling;
-  *request.mutable_stopping() = plan.stopping;
-  request.set_logprobs(plan.logprobs);
-  request.set_top_logprobs(plan.top_logprobs);
-  request.set_priority(plan.priority);
-  return request;
-}
 
 }  // namespace
 
@@ -149,21 +126,12 @@ void GenerationSession::StartDecode() {
       [&](grpc::ClientContext* context, const DecodeRequest* request, grpc::ClientReadReactor<DecodeEvent>* reactor) {
         connection->decode->async()->Run(context, request, reactor);
       },
-      RequestOf<DecodeRequest>(plan_), deadline_,
+      MakeDecodeRequest(plan_), deadline_,
       [self, number](DecodeEvent& event) { self->InAttempt(number, [&] { self->OnDecodeEvent(event); }); },
       [self, number](const grpc::Status& status) { self->InAttempt(number, [&] { self->OnDecodeEnd(status); }); });
 }
 
 void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation) {
-  PrefillRequest request = RequestOf<PrefillRequest>(plan_);
-  if (plan_.prompt_logprobs && plan_.prompt.size() > 1) request.set_score_from(1);
-  if (reservation != nullptr) {
-    worker::v1::Handoff* const handoff = request.mutable_handoff();
-    handoff->set_endpoint(reservation->endpoint());
-    handoff->set_boot_id(reservation->boot_id());
-    handoff->set_reservation_id(reservation->reservation_id());
-    handoff->set_generation(reservation->generation());
-  }
   const std::shared_ptr<WorkerConnection> connection = attempt_.route.prefill.connection();
   const std::shared_ptr<GenerationSession> self = shared_from_this();
   const int number = attempt_number_;
@@ -171,7 +139,7 @@ void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation)
       [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
         connection->prefill->async()->Run(context, to_send, reactor);
       },
-      std::move(request), deadline_,
+      MakePrefillRequest(plan_, reservation), deadline_,
       [self, number](PrefillEvent& event) { self->InAttempt(number, [&] { self->OnPrefillEvent(event); }); },
       [self, number](const grpc::Status& status) { self->InAttempt(number, [&] { self->OnPrefillEnd(status); }); });
   attempt_.route.prefill.Confirm(static_cast<int64_t>(plan_.prompt.size()));

@@ -10,10 +10,8 @@ void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   metrics->CountRequest(method, outcome, seconds);
   const bool ours = outcome == Outcome::kInternal || outcome == Outcome::kDataLoss;
   Log log(ours ? Severity::kError : Severity::kInfo, "request");
-  log.With("request_id", request_id)
-      .With("method", MethodName(method))
-      .With("model", model)
-      .With("outcome", OutcomeName(outcome));
+  if (!request_id.empty()) log.With("request_id", request_id);
+  log.With("method", MethodName(method)).With("model", model).With("outcome", OutcomeName(outcome));
   if (prompt_tokens > 0) log.With("prompt_tokens", prompt_tokens);
   if (output_tokens > 0) log.With("output_tokens", output_tokens);
   if (queue_seconds > 0) log.With("queue_ms", 1000 * queue_seconds);

@@ -6,6 +6,7 @@
 #include "common/base/status_macros.h"
 #include "gateway/token_relay.h"
 #include "gateway/worker_failure.h"
+#include "gateway/worker_requests.h"
 
 namespace baton {
 namespace {
@@ -36,12 +37,8 @@ void ScoreSession::Start(OnEnd on_end) {
   std::lock_guard<std::mutex> lock(mutex_);
   on_end_ = std::move(on_end);
   if (ended_) return on_end_(CancelledStatus());
-  Demand demand;
-  demand.fingerprint = plan_.model->fingerprint;
-  demand.model = plan_.model->name;
-  demand.prompt_tokens = TokensOf(0);
   const std::weak_ptr<ScoreSession> weak = weak_from_this();
-  ticket_ = std::make_shared<AdmissionTicket>(demand, plan_.priority, plan_.model->metrics,
+  ticket_ = std::make_shared<AdmissionTicket>(DemandOf(plan_, 0), plan_.priority, plan_.model->metrics,
                                               [weak](absl::StatusOr<Route> route) {
                                                 const std::shared_ptr<ScoreSession> session = weak.lock();
                                                 if (session == nullptr) return;
@@ -88,9 +85,7 @@ void ScoreSession::StartItems() {
 }
 
 void ScoreSession::PlaceItem(size_t index) {
-  Demand demand = ticket_->demand();
-  demand.prompt_tokens = TokensOf(index);
-  absl::StatusOr<Route> route = environment_.router->Place(demand, items_[index].avoid);
+  absl::StatusOr<Route> route = environment_.router->Place(DemandOf(plan_, index), items_[index].avoid);
   if (absl::IsResourceExhausted(route.status())) return PlaceItemLater(index, kFullPause);
   if (!route.ok()) return End(route.status());
   StartItem(index, std::move(route->prefill));
@@ -108,18 +103,6 @@ void ScoreSession::PlaceItemLater(size_t index, Clock::duration pause) {
 
 void ScoreSession::StartItem(size_t index, Placement placement) {
   Item& item = items_[index];
-  PrefillRequest request;
-  request.set_request_id(plan_.request_id);
-  request.set_fingerprint(plan_.model->fingerprint);
-  request.mutable_tokens()->Add(plan_.context.begin(), plan_.context.end());
-  const std::vector<int32_t>& continuation = plan_.continuations[index];
-  request.mutable_tokens()->Add(continuation.begin(), continuation.end());
-  request.set_logprobs(true);
-  request.set_top_logprobs(plan_.top_logprobs);
-  request.set_priority(plan_.priority);
-  request.set_score_from(static_cast<int32_t>(plan_.context.size()));
-  request.set_score_only(true);
-
   item.placement = std::move(placement);
   item.score.Clear();
   const int attempt = ++item.attempt;
@@ -129,7 +112,7 @@ void ScoreSession::StartItem(size_t index, Placement placement) {
       [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
         connection->prefill->async()->Run(context, to_send, reactor);
       },
-      std::move(request), deadline_,
+      MakeScoreRequest(plan_, index), deadline_,
       [self, index, attempt](PrefillEvent& event) {
         std::lock_guard<std::mutex> lock(self->mutex_);
         if (!self->ended_ && self->items_[index].attempt == attempt) self->OnEvent(index, event);
