@@ -14,7 +14,7 @@ void PromptScheduler::Add(const PromptEntry& entry) {
   prompt.rank = entry.arrival_seconds - options_.seconds_per_priority * entry.priority;
   const auto place = std::upper_bound(prompts_.begin(), prompts_.end(), prompt.rank,
                                       [](double rank, const Prompt& other) { return rank < other.rank; });
-  prompts_.insert(place, std::move(prompt));
+  prompts_.insert(place, prompt);
   ++waiting_;
   queued_tokens_ += entry.tokens;
 }
