@@ -22,8 +22,8 @@ Gateway::Gateway(const GatewayOptions& options)
   // The router last: when it tells waiting requests of a worker, the catalogue knows it already.
   registry_.AddObserver(&catalog_);
   registry_.AddObserver(&router_);
-  server_.AddService(&inference_);
-  server_.AddService(&fleet_);
+  server_.AddService(&inference_, v1::Inference::service_full_name());
+  server_.AddService(&fleet_, v1::Fleet::service_full_name());
 }
 
 Gateway::~Gateway() {

@@ -16,7 +16,10 @@ RpcServer::RpcServer(RpcServerOptions options) : options_(std::move(options)) {}
 
 RpcServer::~RpcServer() { Stop(absl::ZeroDuration()); }
 
-void RpcServer::AddService(grpc::Service* service) { services_.push_back(service); }
+void RpcServer::AddService(grpc::Service* service, const std::string& name) {
+  services_.push_back(service);
+  if (!name.empty()) service_names_.push_back(name);
+}
 
 absl::Status RpcServer::Start() {
   BATON_CHECK(server_ == nullptr);
@@ -50,7 +53,11 @@ std::string RpcServer::address() const {
 }
 
 void RpcServer::SetServing(bool serving) {
-  if (server_ != nullptr) server_->GetHealthCheckService()->SetServingStatus(serving);
+  if (server_ == nullptr) return;
+  grpc::HealthCheckServiceInterface* const health = server_->GetHealthCheckService();
+  // Services nobody asked about yet are not covered by the call for all of them.
+  for (const std::string& name : service_names_) health->SetServingStatus(name, serving);
+  health->SetServingStatus(serving);
 }
 
 void RpcServer::Stop(absl::Duration grace) {

@@ -35,8 +35,9 @@ class RpcServer {
   ~RpcServer();
   RpcServer(const RpcServer&) = delete;
 
-  // Before Start; the service must outlive the server.
-  void AddService(grpc::Service* service);
+  // Before Start; the service must outlive the server. `name` (Inference::service_full_name()): what health checks may
+  // ask for besides the whole server.
+  void AddService(grpc::Service* service, const std::string& name = "");
   absl::Status Start();
   int port() const { return port_; }
   // host (as given) and the bound port.
@@ -48,6 +49,7 @@ class RpcServer {
  private:
   RpcServerOptions options_;
   std::vector<grpc::Service*> services_;
+  std::vector<std::string> service_names_;
   std::unique_ptr<grpc::Server> server_;
   int port_ = 0;
 };

@@ -94,8 +94,11 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   server_options.listen = flags.listen;
   server_options.max_receive_bytes = kMaxReceiveBytes;
   RpcServer server(server_options);
-  server.AddService(&worker_service);
-  for (grpc::Service* service : role->services()) server.AddService(service);
+  server.AddService(&worker_service, worker::v1::Worker::service_full_name());
+  const bool is_prefill = role->role() == worker::v1::WorkerInfo::PREFILL;
+  const char* const role_service =
+      is_prefill ? worker::v1::Prefill::service_full_name() : worker::v1::Decode::service_full_name();
+  for (grpc::Service* service : role->services()) server.AddService(service, role_service);
   BATON_RETURN_IF_ERROR(server.Start());
   role->OnListening(server.address());
   server.SetServing(true);
