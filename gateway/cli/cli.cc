@@ -29,7 +29,8 @@ Environment:
 
 Exit codes:
   0 ok    1 the gateway or something here failed    2 usage    3 gateway unreachable
-  4 overloaded, try again later    5 deadline passed    130 interrupted)";
+  4 overloaded, try again later    5 deadline passed    130 interrupted
+  141 whoever read the output went away)";
 
 void AddGlobalOptions(CLI::App& app, GlobalOptions* options, bool* no_color) {
   app.add_option("--gateway", options->gateway, "Address of the gateway (default 127.0.0.1:7000)")

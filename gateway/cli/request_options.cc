@@ -62,7 +62,10 @@ void AddSamplingFlags(CLI::App* command, RequestOptions* options) {
                 group);
   AddRepeatable(command, "--allow-token", &options->allowed_token_ids, "Sample only these tokens; repeatable", "ID",
                 group);
-  command->add_option("--seed", options->seed, "The same request and seed give the same answer")
+  command
+      ->add_option("--seed", options->seed, "The same request and seed give the same answer")
+      // Conversion to unsigned would wrap.
+      ->check(CLI::Range(0.0, 0x1p64).description(""))
       ->type_name("N")
       ->group(group);
 }

@@ -126,7 +126,10 @@ Command AddSynth(CLI::App& app, Session& session) {
   command->add_option("--preset", flags->options.preset, "Shape of a published model")->type_name("NAME");
   command->add_option("--config", flags->config, "Shape of this config.json")->type_name("FILE");
   command->add_option("--out", flags->options.out, "Directory to write; created when missing")->type_name("DIR");
-  command->add_option("--seed", flags->options.seed, "Different seeds, different weights")
+  command
+      ->add_option("--seed", flags->options.seed, "Different seeds, different weights")
+      // Conversion to unsigned would wrap.
+      ->check(CLI::Range(0.0, 0x1p64).description(""))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--dtype", flags->dtype, "bf16, f16 or f32")

@@ -58,6 +58,13 @@ TEST_F(ChatTest, Commands) {
   EXPECT_EQ(gateway_.last_request().model(), "beta");
 }
 
+TEST_F(ChatTest, IsNotForMachines) {
+  const CliResult result = RunBaton({"--gateway", gateway_.address(), "chat", "--json"}, "one\n");
+  EXPECT_EQ(result.code, 2);
+  EXPECT_THAT(result.err, HasSubstr("generate --messages --json"));
+  EXPECT_THAT(gateway_.requests(), IsEmpty());
+}
+
 TEST_F(ChatTest, AScriptEndsAtTheFirstFailure) {
   gateway_.failure = absl::InternalError("something broke");
   const CliResult result = Run("one\ntwo\n");

@@ -104,7 +104,8 @@ def test_generate_for_machines(shell):
     assert answer["finish_reason"] == "stop" and answer["match"] == {"eos_token_id": 5}
     assert answer["usage"] == {"prompt_tokens": 18, "completion_tokens": 12, "total_tokens": 30,
                                "cached_prompt_tokens": 0}
-    assert len(answer["logprobs"]) == len(answer["token_ids"]) == 12
+    # The stop token is counted and not shown.
+    assert len(answer["logprobs"]) == len(answer["token_ids"]) == 11
     assert len(answer["prompt_logprobs"]) == 17
     assert all(token["top"][0]["id"] == token["id"] for token in answer["logprobs"])
 
@@ -197,7 +198,7 @@ def test_ctrl_c_stops_the_work(shell):
 
 def test_a_reader_that_has_enough(shell):
     endless = f"'{BIN_DIR}/baton' generate -m {GEMMA} -t0 --ignore-eos -n 4000 --raw 'In the'"
-    result = subprocess.run(["bash", "-c", f"{endless} | head -c 5; echo; echo ${{PIPESTATUS[0]}}"],
+    result = subprocess.run(["bash", "-c", f"{endless} | head -c 5; code=${{PIPESTATUS[0]}}; echo; echo $code"],
                             capture_output=True, text=True, env=shell.environment, timeout=60)
     assert result.stdout.splitlines()[-1] == "141"
     assert result.stderr == ""

@@ -125,9 +125,7 @@ def test_up_request_down_and_up_again(deployment):
     assert baton(gateway, "models").returncode == 3
     assert deployment.run("down").stdout == "Nothing is running.\n"
 
-    # With the build step: nothing is left to do.
-    again = deployment.run("up", "--detach", "--port", 0, "--threads", 1, "--memory", "64MiB", "--no-install",
-                           "--no-example")
+    again = deployment.up("--no-example")
     assert again.returncode == 0, again.stderr + again.stdout
     assert baton(gateway_of(again.stdout), "models").returncode == 0
 
@@ -216,6 +214,87 @@ def test_a_worker_that_refuses_its_model(deployment, tmp_path):
     assert "model.safetensors" in result.stderr
     assert re.search(r"deploy/up: broken-\S+ did not start", result.stderr)
     assert deployment.run("down").stdout == "Nothing is running.\n"
+
+
+@pytest.fixture
+def tools(deployment, tmp_path):
+    """Stands in for programs that up calls: tools(name, script) puts a bash script in front of the real one; each call
+    is a line of the returned file. `real` is the path of what it hides."""
+    directory = tmp_path / "tools"
+    directory.mkdir()
+    calls = tmp_path / "calls"
+    calls.touch()
+    deployment.environment["PATH"] = f"{directory}:{os.environ['PATH']}"
+
+    def add(name, script):
+        tool = directory / name
+        tool.write_text(f'#!/bin/bash\necho "{name} $*" >>"{calls}"\nreal={shutil.which(name)}\n{script}\n')
+        tool.chmod(0o755)
+        return calls
+
+    return add
+
+
+def build_directory(deployment, tmp_path):
+    """One that holds the programs, and that nobody configured."""
+    directory = tmp_path / "build"
+    directory.mkdir()
+    (directory / "bin").symlink_to(BIN_DIR)
+    deployment.environment["BATON_BUILD_DIR"] = str(directory)
+    return directory
+
+
+def test_builds_what_is_not_up_to_date(deployment, tools, tmp_path):
+    directory = build_directory(deployment, tmp_path)
+    tools("cmake", f'touch "{directory}/build.ninja"')
+    calls = tools("ninja", f'if [ "$3" = -n ]; then cat "{tmp_path}/todo"; fi')
+    (tmp_path / "todo").write_text("[1/2] Building\n[2/2] Linking\n")
+    for todo, expected in (("[1/2] Building\n[2/2] Linking\n", ["cmake", "ninja -n", "ninja"]),
+                           ("ninja: no work to do.\n", ["ninja -n"])):
+        (tmp_path / "todo").write_text(todo)
+        calls.write_text("")
+        result = deployment.run("up", "--detach", "--port", 0, "--no-install", "--no-example", "--threads", 1, "--memory",
+                                "64MiB", "--model", MODELS / GEMMA)
+        assert result.returncode == 0, result.stderr
+        made = calls.read_text().splitlines()
+        assert [re.sub(r" -C \S+", "", call).split(" baton")[0].split(" -S")[0] for call in made] == expected
+        assert all("baton baton-gateway baton-prefill baton-decode" in call for call in made if "ninja" in call)
+        assert deployment.run("down").returncode == 0
+
+
+def test_a_build_that_fails(deployment, tools, tmp_path):
+    directory = build_directory(deployment, tmp_path)
+    tools("cmake", 'echo "no compiler here"; exit 1')
+    result = deployment.run("up", "--detach", "--port", 0, "--no-install")
+    assert result.returncode == 1
+    assert result.stderr.startswith("no compiler here\ndeploy/up: cmake failed; ")
+    (directory / "build.ninja").touch()
+    tools("ninja", 'if [ "$3" = -n ]; then echo "[1/1] Linking"; else exit 1; fi')
+    assert "the build failed" in one_line(deployment.run("up", "--detach", "--port", 0, "--no-install"), 1)
+
+
+def test_installs_only_what_is_missing(deployment, tools):
+    tools("dpkg-query", 'case "$*" in *ccache*|*mold*) exit 1 ;; *) echo -n "install ok installed" ;; esac')
+    tools("sudo", 'exec "$@"')
+    calls = tools("apt-get", "exit 0")
+    flags = ["--detach", "--port", 0, "--no-build", "--no-example", "--threads", 1, "--memory", "64MiB"]
+    result = deployment.run("up", *flags, "--model", MODELS / GEMMA)
+    assert result.returncode == 0, result.stderr
+    assert "Installing 2 Debian packages: ccache mold\n" in result.stdout
+    apt = [call for call in calls.read_text().splitlines() if call.startswith("apt-get")]
+    assert len(apt) == 2 and apt[0].split()[1] == "update"
+    assert apt[1].split()[1] == "install" and apt[1].endswith(" ccache mold")
+    assert deployment.run("down").returncode == 0
+
+    tools("apt-get", 'echo "E: no network" >&2; exit 100')
+    result = deployment.run("up", *flags)
+    assert result.returncode == 1
+    assert result.stderr.startswith("E: no network\ndeploy/up: apt-get update failed")
+
+    tools("dpkg-query", 'echo -n "install ok installed"')
+    calls.write_text("")
+    assert deployment.run("up", *flags, "--model", MODELS / GEMMA).returncode == 0
+    assert "apt-get" not in calls.read_text()
 
 
 @pytest.mark.parametrize("arguments", [
