@@ -22,6 +22,7 @@ namespace baton {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+constexpr double kMaxGraceSeconds = 86400;
 constexpr size_t kMaxModelNameBytes = 128;
 // Checkpoints below this load in a moment and show no progress.
 constexpr int64_t kQuietLoadBytes = int64_t{256} << 20;
@@ -45,6 +46,17 @@ std::string HostPortProblem(absl::string_view text) {
     return absl::StrCat("the port of \"", std::string(text), "\" must be a number from 0 to 65535");
   }
   return "";
+}
+
+// Written so that NaN, which CLI::Range lets through, fails.
+CLI::Validator IsGracePeriod() {
+  return CLI::Validator(
+      [](std::string& text) {
+        double seconds = 0;
+        const bool valid = absl::SimpleAtod(text, &seconds) && seconds >= 0 && seconds <= kMaxGraceSeconds;
+        return valid ? std::string() : absl::StrCat("expected 0 to ", kMaxGraceSeconds, ", got \"", text, "\"");
+      },
+      "", "IsGracePeriod");
 }
 
 // Shows how far loading is, from the callback of Model::Load.
@@ -139,7 +151,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->type_name("N")
       ->capture_default_str();
   app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
-      ->check(CLI::Range(0.0, 86400.0).description(""))
+      ->check(IsGracePeriod())
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option_function<std::string>(
