@@ -3,14 +3,14 @@
 //
 //   bench_serve --gateway 127.0.0.1:7000 --model tiny-gemma2 --rate 5 --duration 60 --prompt-tokens lognormal:400:0.8
 //               --output-tokens uniform:16:128 --slo-ttft-ms 500 --slo-itl-ms 50 --json run.json
-#include <pthread.h>
 #include <signal.h>
-#include <time.h>
+#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <fstream>
 #include <limits>
@@ -30,7 +30,6 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/rpc/channel.h"
-#include "common/rpc/shutdown_signal.h"
 #include "common/rpc/status_mapping.h"
 
 namespace baton {
@@ -156,29 +155,40 @@ absl::Status PrepareWorkload(const Flags& flags, ServeLoadOptions* load) {
   return absl::OkStatus();
 }
 
-// Interrupts the run at SIGINT or SIGTERM (which all threads block); a second signal ends the process.
+// Interrupts the run at SIGINT or SIGTERM; a second signal ends the process. By handlers, not by blocked signals:
+// libraries start threads before main, and those would take them.
 class SignalListener {
  public:
-  explicit SignalListener(ServeLoad* load) : thread_([this, load] { Listen(load); }) {}
-  ~SignalListener() {
-    over_ = true;
-    thread_.join();
+  explicit SignalListener(ServeLoad* load) {
+    BATON_CHECK((event_ = eventfd(0, EFD_CLOEXEC)) >= 0);
+    struct sigaction action = {};
+    action.sa_handler = [](int) { Wake(); };
+    action.sa_flags = SA_RESETHAND | SA_RESTART;
+    for (const int signal : kSignals) BATON_CHECK(sigaction(signal, &action, nullptr) == 0);
+    thread_ = std::thread([this, load] {
+      uint64_t times;
+      while (!over_) {
+        if (read(event_, &times, sizeof(times)) == sizeof(times) && !over_) load->Interrupt();
+      }
+    });
   }
+  ~SignalListener() {
+    for (const int signal : kSignals) ::signal(signal, SIG_DFL);
+    over_ = true;
+    Wake();
+    thread_.join();
+    close(event_);
+  }
+  SignalListener(const SignalListener&) = delete;
 
  private:
-  void Listen(ServeLoad* load) {
-    sigset_t signals;
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGINT);
-    sigaddset(&signals, SIGTERM);
-    const timespec patience = {0, 50'000'000};
-    while (!over_ && sigtimedwait(&signals, nullptr, &patience) < 0) continue;
-    if (over_) return;
-    // This thread is where the second signal takes its default action.
-    pthread_sigmask(SIG_UNBLOCK, &signals, nullptr);
-    load->Interrupt();
-    while (!over_) nanosleep(&patience, nullptr);
+  static constexpr int kSignals[] = {SIGINT, SIGTERM};
+  // Also from the signal handler.
+  static void Wake() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(event_, &one, sizeof(one));
   }
+  static inline int event_ = -1;
   std::atomic<bool> over_{false};
   std::thread thread_;
 };
@@ -213,7 +223,7 @@ absl::StatusOr<int> RunBenchmark(Flags flags) {
   BATON_RETURN_IF_ERROR(PrepareWorkload(flags, &run.load));
   BATON_ASSIGN_OR_RETURN(run.workload, MakeWorkload(run.load.workload));
 
-  ServeResults results(run.workload.measure_begin, run.workload.measure_end);
+  ServeResults results(run.workload);
   ServeLoad load(run.load, run.workload, &results);
   double ended = 0;
   {
@@ -230,7 +240,7 @@ absl::StatusOr<int> RunBenchmark(Flags flags) {
   }
   run.end = load.progress();
   run.interrupted = load.interrupted();
-  const ServeReport report = results.Report(ended, run.bounds);
+  const ServeReport report = results.Report(ended, run.interrupted, run.bounds);
   if (flags.json_file != "-") std::fputs(ReportText(run, report).c_str(), stdout);
   if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteJson(flags.json_file, ReportJson(run, report)));
   if (run.interrupted) return kExitInterrupted;
@@ -238,7 +248,6 @@ absl::StatusOr<int> RunBenchmark(Flags flags) {
 }
 
 int Main(int argc, char** argv) {
-  BlockShutdownSignals();
   CLI::App app("Open-loop load on a Baton gateway: Poisson arrivals, latencies from the intended arrival.",
                "bench_serve");
   app.set_version_flag("--version", absl::StrCat("bench_serve ", kVersion));

@@ -53,8 +53,8 @@ std::string ReportText(const ServeRun& run, const ServeReport& report) {
   if (run.interrupted) absl::StrAppend(&out, "Interrupted: figures of what was known by then.\n");
   absl::StrAppendFormat(&out, "%s at %s: prompts %s, outputs %s, seed %d\n", run.load.model, run.load.gateway,
                         workload.prompt_tokens.text(), workload.output_tokens.text(), workload.seed);
-  absl::StrAppendFormat(&out, "requests   %d arrived in %.1f s: %d completed, %d failed", report.arrived, report.window,
-                        report.completed, report.failed);
+  absl::StrAppendFormat(&out, "requests   %d arrived in %.1f s: %d completed, %d failed", report.arrived,
+                        report.arrival_window, report.completed, report.failed);
   if (report.unfinished > 0) absl::StrAppendFormat(&out, ", %d unfinished", report.unfinished);
   absl::StrAppendFormat(&out, "\nrate       %.3f/s asked, %.3f/s offered, %.3f/s achieved\n", workload.rate,
                         report.offered_rate, report.completed_rate);
@@ -115,7 +115,8 @@ std::string ReportJson(const ServeRun& run, const ServeReport& report) {
                    {"slo_ttft_seconds", Number(run.bounds.time_to_first_token)},
                    {"slo_itl_seconds", Number(run.bounds.inter_token)}};
   out["interrupted"] = run.interrupted;
-  out["window_seconds"] = report.window;
+  out["arrival_window_seconds"] = report.arrival_window;
+  out["answer_window_seconds"] = report.answer_window;
   out["requests"] = {
       {"arrived", report.arrived},       {"completed", report.completed},         {"failed", report.failed},
       {"unfinished", report.unfinished}, {"short_outputs", report.short_outputs}, {"held_back", run.end.held_back},

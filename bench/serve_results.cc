@@ -1,12 +1,18 @@
 #include "bench/serve_results.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 namespace baton {
 
+ServeResults::ServeResults(const Workload& workload)
+    : begin_(workload.measure_begin),
+      arrivals_end_(workload.measure_end),
+      answers_end_(workload.by_count ? std::numeric_limits<double>::infinity() : workload.measure_end) {}
+
 void ServeResults::AddTokens(double now, int64_t count) {
-  if (now < measure_begin_ || now > measure_end_) return;
+  if (now < begin_ || now > answers_end_) return;
   absl::MutexLock lock(&mutex_);
   tokens_in_window_ += count;
 }
@@ -28,11 +34,14 @@ ServeResults::Progress ServeResults::progress() const {
   return {static_cast<int64_t>(completions_.size()), failed_};
 }
 
-ServeReport ServeResults::Report(double now, const ServiceBounds& bounds) const {
+ServeReport ServeResults::Report(double end, bool interrupted, const ServiceBounds& bounds) const {
   absl::MutexLock lock(&mutex_);
   ServeReport report;
-  const double window_end = std::min(now, measure_end_);
-  report.window = std::max(0.0, window_end - measure_begin_);
+  // The last answer may come before the last moment in which a request could have arrived.
+  if (!interrupted) end = std::max(end, arrivals_end_);
+  const double answers_end = std::min(end, answers_end_);
+  report.arrival_window = std::max(0.0, std::min(end, arrivals_end_) - begin_);
+  report.answer_window = std::max(0.0, answers_end - begin_);
 
   std::vector<double> first_token;
   std::vector<double> inter_token;
@@ -78,13 +87,13 @@ ServeReport ServeResults::Report(double now, const ServiceBounds& bounds) const 
   report.time_per_output_token = Summarize(std::move(per_token));
   report.end_to_end = Summarize(std::move(end_to_end));
   report.send_delay = Summarize(std::move(send_delay));
-  if (report.window > 0) {
-    const int64_t completed_in_window = std::count_if(
-        completions_.begin(), completions_.end(), [&](double at) { return at >= measure_begin_ && at <= window_end; });
-    report.offered_rate = static_cast<double>(report.arrived) / report.window;
-    report.completed_rate = static_cast<double>(completed_in_window) / report.window;
-    report.output_tokens_rate = static_cast<double>(tokens_in_window_) / report.window;
-    report.goodput = static_cast<double>(report.good) / report.window;
+  if (report.arrival_window > 0) report.offered_rate = static_cast<double>(report.arrived) / report.arrival_window;
+  if (report.answer_window > 0) {
+    const int64_t completed = std::count_if(completions_.begin(), completions_.end(),
+                                            [&](double at) { return at >= begin_ && at <= answers_end; });
+    report.completed_rate = static_cast<double>(completed) / report.answer_window;
+    report.output_tokens_rate = static_cast<double>(tokens_in_window_) / report.answer_window;
+    report.goodput = static_cast<double>(report.good) / report.answer_window;
   }
   return report;
 }

@@ -53,9 +53,13 @@ struct ServeReport {
   int64_t short_outputs = 0;
   int64_t good = 0;
   // Seconds of arrivals that were measured.
-  double window = 0;
+  double arrival_window = 0;
   double offered_rate = 0;
-  // Requests completed and tokens received within the window, whenever their requests arrived.
+  // Seconds of answers that were measured: the same, unless the run was limited by a number of requests. Then it goes
+  // on to the last answer.
+  double answer_window = 0;
+  // Requests completed and tokens received within the answer window, whenever their requests arrived; and good requests
+  // for each second of it.
   double completed_rate = 0;
   double output_tokens_rate = 0;
   double goodput = 0;
@@ -78,13 +82,13 @@ struct ServeReport {
 // Thread-safe.
 class ServeResults {
  public:
-  ServeResults(double measure_begin, double measure_end) : measure_begin_(measure_begin), measure_end_(measure_end) {}
+  explicit ServeResults(const Workload& workload);
 
   // Tokens that just came, of any request.
   void AddTokens(double now, int64_t count);
   void Add(RequestOutcome outcome);
-  // Figures of what arrived by `now` (an interrupted run ends early).
-  ServeReport Report(double now, const ServiceBounds& bounds) const;
+  // Figures of a run that ended at `end`. An interrupted run's windows end there.
+  ServeReport Report(double end, bool interrupted, const ServiceBounds& bounds) const;
 
   struct Progress {
     int64_t completed = 0;
@@ -93,8 +97,9 @@ class ServeResults {
   Progress progress() const;
 
  private:
-  const double measure_begin_;
-  const double measure_end_;
+  const double begin_;
+  const double arrivals_end_;
+  const double answers_end_;
   mutable absl::Mutex mutex_;
   std::vector<RequestOutcome> measured_ ABSL_GUARDED_BY(mutex_);
   // When requests completed, measured or not.

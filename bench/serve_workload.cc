@@ -49,8 +49,8 @@ absl::StatusOr<Workload> MakeWorkload(const WorkloadOptions& options) {
   }
   if (measured == 0)
     return absl::InvalidArgumentError("no request arrives in the time measured: raise rate or duration");
-  const bool by_count = options.requests > 0 && measured == options.requests;
-  workload.measure_end = by_count ? workload.items.back().arrival : options.warmup + options.duration;
+  workload.by_count = options.requests > 0 && measured == options.requests;
+  workload.measure_end = workload.by_count ? workload.items.back().arrival : options.warmup + options.duration;
   return workload;
 }
 

@@ -42,6 +42,8 @@ struct Workload {
   // Seconds after the beginning of the run between which arrivals are measured.
   double measure_begin = 0;
   double measure_end = 0;
+  // A number of requests, not the clock, ended the arrivals.
+  bool by_count = false;
   // How many items were cut to max_tokens.
   int64_t cut = 0;
 };

@@ -122,7 +122,7 @@ class ServeLoadTest : public ::testing::Test {
   // `beside` runs while the load does.
   ServeReport Run(const std::function<void(ServeLoad&)>& beside = nullptr) {
     run_.workload = MakeWorkload(run_.load.workload).value();
-    ServeResults results(run_.workload.measure_begin, run_.workload.measure_end);
+    ServeResults results(run_.workload);
     ServeLoad load(run_.load, run_.workload, &results);
     std::thread thread([&] {
       if (beside) beside(load);
@@ -131,7 +131,7 @@ class ServeLoadTest : public ::testing::Test {
     thread.join();
     run_.end = load.progress();
     run_.interrupted = load.interrupted();
-    return results.Report(load.Now(), run_.bounds);
+    return results.Report(load.Now(), run_.interrupted, run_.bounds);
   }
 
   FakeGateway gateway_;
@@ -256,6 +256,13 @@ TEST_F(ServeLoadTest, JsonIsWhole) {
 
 // --- ServeResults alone ---------------------------------------------------------------------------------------------
 
+Workload Window(double begin, double end) {
+  Workload workload;
+  workload.measure_begin = begin;
+  workload.measure_end = end;
+  return workload;
+}
+
 RequestOutcome Completed(double arrival, double first, double last, int64_t tokens, bool measured = true) {
   RequestOutcome outcome;
   outcome.item.arrival = arrival;
@@ -271,28 +278,29 @@ RequestOutcome Completed(double arrival, double first, double last, int64_t toke
 }
 
 TEST(ServeResultsTest, GoodputNeedsBothBounds) {
-  ServeResults results(0, 10);
+  ServeResults results(Window(0, 10));
   results.Add(Completed(0, 0.5, 1.5, 11));   // good: 0.5 s, 0.1 s a token
   results.Add(Completed(0, 2.0, 3.0, 11));   // late first token
   results.Add(Completed(0, 0.5, 10.5, 11));  // 1 s a token
   results.Add(Completed(1, 1.1, 1.1, 1));    // good: one token has no gaps
-  const ServeReport report = results.Report(20, {1.0, 0.2});
+  const ServeReport report = results.Report(20, false, {1.0, 0.2});
   EXPECT_EQ(report.good, 2);
   EXPECT_DOUBLE_EQ(report.goodput, 0.2);
   EXPECT_EQ(report.completed, 4);
 }
 
 TEST(ServeResultsTest, RatesCountTheWindowAlone) {
-  ServeResults results(10, 20);
+  ServeResults results(Window(10, 20));
   results.Add(Completed(9, 9.5, 11, 4, /*measured=*/false));  // ends within
   results.Add(Completed(12, 13, 14, 4));
   results.Add(Completed(19, 21, 22, 4));  // ends after it
   results.AddTokens(9.9, 100);
   results.AddTokens(15, 30);
   results.AddTokens(20.1, 100);
-  const ServeReport report = results.Report(25, {kUnbounded, kUnbounded});
+  const ServeReport report = results.Report(25, false, {kUnbounded, kUnbounded});
   EXPECT_EQ(report.arrived, 2);
-  EXPECT_DOUBLE_EQ(report.window, 10);
+  EXPECT_DOUBLE_EQ(report.arrival_window, 10);
+  EXPECT_DOUBLE_EQ(report.answer_window, 10);
   EXPECT_DOUBLE_EQ(report.offered_rate, 0.2);
   EXPECT_DOUBLE_EQ(report.completed_rate, 0.2);
   EXPECT_DOUBLE_EQ(report.output_tokens_rate, 3);
@@ -300,10 +308,26 @@ TEST(ServeResultsTest, RatesCountTheWindowAlone) {
   EXPECT_DOUBLE_EQ(report.end_to_end.max, 3);
 }
 
-TEST(ServeResultsTest, AnEarlyEndShortensTheWindow) {
-  ServeResults results(10, 20);
-  EXPECT_DOUBLE_EQ(results.Report(15, {kUnbounded, kUnbounded}).window, 5);
-  EXPECT_DOUBLE_EQ(results.Report(5, {kUnbounded, kUnbounded}).window, 0);
+TEST(ServeResultsTest, OnlyAnInterruptionShortensTheWindow) {
+  const ServiceBounds none = {kUnbounded, kUnbounded};
+  ServeResults results(Window(10, 20));
+  EXPECT_DOUBLE_EQ(results.Report(15, /*interrupted=*/true, none).arrival_window, 5);
+  EXPECT_DOUBLE_EQ(results.Report(15, /*interrupted=*/true, none).answer_window, 5);
+  EXPECT_DOUBLE_EQ(results.Report(5, /*interrupted=*/true, none).arrival_window, 0);
+  EXPECT_DOUBLE_EQ(results.Report(15, /*interrupted=*/false, none).arrival_window, 10);
+}
+
+TEST(ServeResultsTest, ANumberOfRequestsIsMeasuredToTheLastAnswer) {
+  Workload workload = Window(10, 20);
+  workload.by_count = true;
+  ServeResults results(workload);
+  results.Add(Completed(12, 13, 14, 4));
+  results.Add(Completed(20, 25, 30, 4));
+  results.AddTokens(29, 60);
+  const ServeReport report = results.Report(30, false, {kUnbounded, kUnbounded});
+  EXPECT_DOUBLE_EQ(report.offered_rate, 0.2);
+  EXPECT_DOUBLE_EQ(report.completed_rate, 0.1);
+  EXPECT_DOUBLE_EQ(report.output_tokens_rate, 3);
 }
 
 }  // namespace
