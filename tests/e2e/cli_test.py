@@ -326,3 +326,11 @@ def test_the_example_in_python(shell):
     assert result.stdout == ANSWER + "\n(18 prompt + 12 output tokens)\n"
     result = subprocess.run([*command, "--model", "nobody"], capture_output=True, text=True, timeout=60)
     assert result.returncode == 1 and result.stderr.startswith("NOT_FOUND: ")
+
+
+def test_the_python_of_the_readme(shell):
+    code = (ROOT / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    assert "127.0.0.1:7000" in code
+    code = code.replace("127.0.0.1:7000", shell.fleet.gateway.address)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, ANSWER), result

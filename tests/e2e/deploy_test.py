@@ -250,7 +250,7 @@ def test_builds_what_is_not_up_to_date(deployment, tools, tmp_path):
     calls = tools("ninja", f'if [ "$3" = -n ]; then cat "{tmp_path}/todo"; fi')
     (tmp_path / "todo").write_text("[1/2] Building\n[2/2] Linking\n")
     for todo, expected in (("[1/2] Building\n[2/2] Linking\n", ["cmake", "ninja -n", "ninja"]),
-                           ("ninja: no work to do.\n", ["ninja -n"])):
+                           ("[0/2] Re-checking globbed directories...\nninja: no work to do.\n", ["ninja -n"])):
         (tmp_path / "todo").write_text(todo)
         calls.write_text("")
         result = deployment.run("up", "--detach", "--port", 0, "--no-install", "--no-example", "--threads", 1, "--memory",
