@@ -160,7 +160,11 @@ def test_lists_models_and_fleet(fleet):
 def test_all_processes_are_healthy(fleet):
     for process in fleet.processes():
         assert process.health() == "SERVING"
-    assert fleet.gateway.health("baton.v1.Inference") == "SERVING"
+    for service in ("baton.v1.Inference", "baton.v1.Fleet"):
+        assert fleet.gateway.health(service) == "SERVING"
+    for worker in fleet.workers():
+        for service in ("Worker", worker.role.capitalize()):
+            assert worker.health(f"baton.worker.v1.{service}") == "SERVING"
 
 
 def test_leaves_nothing_behind(fleet):

@@ -31,6 +31,8 @@ def test_running_requests_finish(launch_for_test, role):
     assert process.health() == "SERVING"
     process.terminate()
     wait_until(lambda: health_or_gone(process) == "NOT_SERVING", "health says NOT_SERVING")
+    service = "baton.v1.Inference" if role == "gateway" else f"baton.worker.v1.{role.capitalize()}"
+    assert process.health(service) == "NOT_SERVING"
     if role != "gateway":
         # The workers' news may take a moment to arrive at the gateway.
         wait_until(lambda: fleet.serving(role) == 0, "the gateway knows")

@@ -18,12 +18,13 @@ TRAINED = ROOT / "tests" / "data" / "trained"
 GEMMA = "tiny-gemma2"
 RECURRENT = "tiny-recurrentgemma"
 # One thread each: a fleet has many processes, and the models are tiny.
-WORKER_FLAGS = ["--threads", "1", "--memory", "64MiB"]
+WORKER_FLAGS = ["--threads", "1"]
+MEMORY = "64MiB"
 
 
 class Fleet:
     def __init__(self, log_dir, models=(GEMMA,), prefill=1, decode=1, prefill_flags=(), decode_flags=(),
-                 gateway_flags=()):
+                 decode_memory=MEMORY, gateway_flags=()):
         self.prefills = []
         self.decodes = []
         self.gateway = None
@@ -33,8 +34,10 @@ class Fleet:
             for model in models:
                 directory = model if "/" in str(model) else MODELS / model
                 flags = ["--model", str(directory), *WORKER_FLAGS]
-                self.prefills += [Process("prefill", [*flags, *prefill_flags], log_dir) for _ in range(prefill)]
-                self.decodes += [Process("decode", [*flags, *decode_flags], log_dir) for _ in range(decode)]
+                prefill_all = [*flags, "--memory", MEMORY, *prefill_flags]
+                decode_all = [*flags, "--memory", str(decode_memory), *decode_flags]
+                self.prefills += [Process("prefill", prefill_all, log_dir) for _ in range(prefill)]
+                self.decodes += [Process("decode", decode_all, log_dir) for _ in range(decode)]
             for worker in self.workers():
                 worker.wait_ready()
             self.gateway = self._start_gateway(gateway_flags)

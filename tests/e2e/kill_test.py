@@ -39,7 +39,6 @@ def test_kill_the_only_one(launch_for_test, stage, role):
         assert failure.code == grpc.StatusCode.UNAVAILABLE, failure
         assert failure.message
     fleet.wait_idle()
-    victim.flags = [flag for flag in victim.flags]
     victim.restart()
     fleet.idle_bytes[id(victim)] = victim.value("baton_state_bytes_used")
     fleet.wait_ready(1, 1)
@@ -57,7 +56,7 @@ def assert_serves_slowly(fleet):
 def test_retried_on_another_before_the_first_token(launch_for_test, role):
     # As slow as needed to be caught in prefill, and still done in seconds.
     fleet = launch_for_test(prefill=2, decode=2, prefill_flags=["--chunk-tokens", "8", "--inject-step-delay-ms", "50"])
-    request = long_request(400, 20)
+    request = long_request(240, 20)
     expected = Answer(fleet.stream(request)).ids
     fleet.wait_idle()
     stream = fleet.stream(request)

@@ -23,8 +23,8 @@ def request_bytes(launch):
 
 def launch_small(launch_for_test, request_bytes, *gateway_flags):
     """Room for one request and a half."""
-    memory = ["--memory", str(request_bytes * 3 // 2)]
-    return launch_for_test(decode_flags=["--inject-step-delay-ms", "10", *memory], gateway_flags=gateway_flags)
+    return launch_for_test(decode_flags=["--inject-step-delay-ms", "10"], decode_memory=request_bytes * 3 // 2,
+                           gateway_flags=gateway_flags)
 
 
 def test_waits_until_there_is_room(launch_for_test, request_bytes):

@@ -48,7 +48,7 @@ class Prefill:
 
 class Handoff:
     """First token delivered, state on its way."""
-    options = {"prefill_flags": ["--inject-handoff-delay-ms", "10000"]}
+    options = {"prefill_flags": ["--inject-handoff-delay-ms", "4000"]}
 
     @staticmethod
     def hold(fleet):
