@@ -1,5 +1,5 @@
 // The prefill worker's engine: a bounded queue and the one thread that runs the model. Tests:
-// tests/prefill/prefill_service_test.cc, through the service.
+// tests/prefill/prefill_service_test.cc and prefill_endings_test.cc, through the service.
 //
 // The thread repeats: take new calls, end those that are over, compute one step that the scheduler planned, push state
 // to the decode workers; with nothing to do it sleeps. It never waits for the network, and a call that ends, for
