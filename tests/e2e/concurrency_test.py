@@ -104,7 +104,7 @@ def test_long_prompts_do_not_hold_back_short_ones(launch):
 
 def test_cancelled_streams_raise_nothing(launch):
     fleet = launch()
-    streams = [fleet.stream(long_request(50, 400)) for _ in range(50)]
+    streams = [fleet.stream(long_request(50, 1800)) for _ in range(50)]
     for stream in streams:
         stream.cancel()
     for stream in streams:
