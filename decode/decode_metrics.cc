@@ -43,7 +43,7 @@ DecodeMetrics::DecodeMetrics(Metrics* metrics, const std::string& model, const M
           metrics->AddGauge("baton_state_bytes_used", "State memory reserved, in bytes.", {{"model", model}})),
       state_usage_ratio_(metrics->AddGauge("baton_state_usage_ratio", "State memory reserved, as a part of all.",
                                            {{"model", model}})) {
-  metrics->AddGauge("baton_state_bytes_total", "State memory in all, in bytes.", {{"model", model}})
+  metrics->AddGauge("baton_state_bytes_limit", "State memory in all, in bytes.", {{"model", model}})
       .Set(static_cast<double>(budget->total()));
   UpdateStateBytes();
 }

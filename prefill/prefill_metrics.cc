@@ -49,7 +49,7 @@ PrefillMetrics::PrefillMetrics(Metrics* metrics, const std::string& model)
       step_sequences(
           metrics->AddHistogram("baton_step_sequences", "Sequences in one step.", CountBuckets(), {{"model", model}})),
       state_bytes_used(metrics->AddGauge("baton_state_bytes_used", "Reserved state memory.", {{"model", model}})),
-      state_bytes_total(metrics->AddGauge("baton_state_bytes_total", "Budget of state memory.", {{"model", model}})),
+      state_bytes_total(metrics->AddGauge("baton_state_bytes_limit", "Budget of state memory.", {{"model", model}})),
       state_usage_ratio(
           metrics->AddGauge("baton_state_usage_ratio", "Used / total state memory, 0 to 1.", {{"model", model}})),
       finished_done(metrics->AddCounter(kFinished, kFinishedHelp, {{"model", model}, {"reason", "done"}})),

@@ -46,7 +46,7 @@ TEST(PrefillServiceTest, TheFirstTokenIsTheModelsAndEndsAShortRequest) {
   EXPECT_EQ(worker.MetricSum("baton_prefill_seconds"), 1);
   EXPECT_EQ(worker.MetricSum("baton_step_tokens"), 2);
   EXPECT_EQ(worker.MetricSum("baton_state_bytes_used"), 0);
-  EXPECT_EQ(worker.MetricSum("baton_state_bytes_total"), worker.budget().total());
+  EXPECT_EQ(worker.MetricSum("baton_state_bytes_limit"), worker.budget().total());
 }
 
 TEST(PrefillServiceTest, SamplingDependsOnSeedAndPosition) {
