@@ -296,8 +296,8 @@ void GenerationSession::TryAgain() {
 
 void GenerationSession::DropAttempt() {
   ++attempt_number_;
-  if (attempt_.decode != nullptr && !attempt_.decode_done) attempt_.decode->Cancel();
-  if (attempt_.prefill != nullptr && !attempt_.prefill_done) attempt_.prefill->Cancel();
+  if (attempt_.decode != nullptr) attempt_.decode->Cancel();
+  if (attempt_.prefill != nullptr) attempt_.prefill->Cancel();
   attempt_ = Attempt();
 }
 
@@ -354,6 +354,9 @@ void GenerationSession::CompleteWith(v1::FinishReason reason, const v1::StopMatc
   finished->mutable_timing()->set_time_to_first_token_seconds(std::max(0.0, record_.time_to_first_token));
   finished->mutable_timing()->set_total_seconds(record_.Elapsed());
   if (!Push(std::move(event))) return;
+  // Workers that have done their part end their calls themselves, and count them as done.
+  if (attempt_.decode_done) attempt_.decode.reset();
+  if (attempt_.decode_done || attempt_.prefill_done) attempt_.prefill.reset();
   const Outcome outcome = reason == v1::FINISH_REASON_STOP     ? Outcome::kStop
                           : reason == v1::FINISH_REASON_LENGTH ? Outcome::kLength
                                                                : Outcome::kTimeLimit;

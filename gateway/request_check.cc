@@ -25,6 +25,7 @@ std::vector<int32_t> EncodePrompt(const Request& request, const char* what, cons
                                   Violations* violations) {
   std::vector<int32_t> ids;
   const char* field = nullptr;
+  const size_t before = violations->count();
   if (request.has_text()) {
     field = "text";
     ids = EncodeTextPrompt(request.text(), model, violations);
@@ -38,7 +39,7 @@ std::vector<int32_t> EncodePrompt(const Request& request, const char* what, cons
     violations->Add(what, "is missing: set text, tokens or chat");
     return ids;
   }
-  if (violations->empty() && ids.empty()) violations->Add(field, "has no tokens");
+  if (ids.empty() && violations->count() == before) violations->Add(field, "has no tokens");
   // One token of output, or of a continuation, has to fit behind it.
   const int64_t tokens = static_cast<int64_t>(ids.size());
   if (tokens + 1 > model.max_tokens) {
@@ -192,6 +193,7 @@ absl::StatusOr<ScorePlan> CheckScore(const v1::ScoreRequest& request, const std:
   for (int i = 0; i < request.continuations_size(); ++i) {
     const v1::Continuation& continuation = request.continuations(i);
     const std::string field = absl::StrCat("continuations[", i, "]");
+    const size_t before = violations.count();
     std::vector<int32_t> ids;
     if (continuation.has_tokens()) {
       ids = EncodeTokenPrompt(continuation.tokens(), field + ".tokens.ids", *model, &violations);
@@ -202,7 +204,7 @@ absl::StatusOr<ScorePlan> CheckScore(const v1::ScoreRequest& request, const std:
       continue;
     }
     const int64_t tokens = static_cast<int64_t>(plan.context.size() + ids.size());
-    if (ids.empty()) violations.Add(field, "has no tokens");
+    if (ids.empty() && violations.count() == before) violations.Add(field, "has no tokens");
     if (tokens > model->max_tokens) {
       violations.AddWithReason(field,
                                absl::StrCat("with the context has ", tokens, " tokens; model ", model->name,

@@ -1,6 +1,7 @@
 // The mistakes found in one request, collected so that a caller hears of all of them at once.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,8 @@ class Violations {
   void Refuse(absl::Status status) {
     if (refusal_.ok()) refusal_ = std::move(status);
   }
+  // How many there are: shows whether a step found some.
+  size_t count() const { return entries_.size() + (refusal_.ok() ? 0 : 1); }
   bool empty() const { return refusal_.ok() && entries_.empty(); }
   // OK when there are none.
   absl::Status ToStatus() const {

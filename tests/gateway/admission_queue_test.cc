@@ -1,0 +1,237 @@
+#include "gateway/admission_queue.h"
+
+#include <future>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/rpc/status_mapping.h"
+#include "tests/gateway/fleet_snapshots.h"
+
+namespace baton {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr std::chrono::seconds kPatience{60};
+
+class AdmissionQueueTest : public ::testing::Test {
+ protected:
+  void SetUp() override { router_.OnWorker(PrefillSnapshot("p:1", 0)); }
+  void TearDown() override { timers_.Stop(); }
+
+  void Make(int max_running, int max_queue, Clock::duration timeout = std::chrono::hours(1)) {
+    AdmissionOptions options;
+    options.max_running = max_running;
+    options.max_queue = max_queue;
+    options.queue_timeout = timeout;
+    queue_ = std::make_unique<AdmissionQueue>(options, &router_, &timers_);
+    router_.SetCapacityListener([this] { queue_->Wake(); });
+  }
+
+  // One request of `state_tokens` of decode state (0: none) and what becomes of it.
+  struct Request {
+    std::shared_ptr<AdmissionTicket> ticket;
+    std::promise<absl::StatusOr<Route>> promise;
+    std::future<absl::StatusOr<Route>> later = promise.get_future();
+
+    bool WaitedFor() { return later.wait_for(kPatience) == std::future_status::ready; }
+    bool Decided() { return later.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
+  };
+  std::unique_ptr<Request> MakeRequest(int priority = 0, int64_t state_tokens = 0, char mark = 'f') {
+    auto request = std::make_unique<Request>();
+    Demand demand;
+    demand.fingerprint = std::string(32, mark);
+    demand.model = "tiny";
+    demand.prompt_tokens = 10;
+    demand.state_tokens = state_tokens;
+    request->ticket = std::make_shared<AdmissionTicket>(
+        demand, priority, model_metrics_,
+        [request = request.get()](absl::StatusOr<Route> route) { request->promise.set_value(std::move(route)); });
+    return request;
+  }
+  // Enters and has to run at once.
+  Route Run(const Request& request) {
+    auto route = queue_->Enter(request.ticket);
+    EXPECT_TRUE(route.ok()) << route.status();
+    if (!route.ok() || !route->has_value()) {
+      ADD_FAILURE() << "did not run at once";
+      return Route();
+    }
+    return std::move(**route);
+  }
+  // Enters and has to wait.
+  void Wait(const Request& request) {
+    auto route = queue_->Enter(request.ticket);
+    ASSERT_TRUE(route.ok()) << route.status();
+    EXPECT_FALSE(route->has_value());
+  }
+  // After everything posted before has run.
+  void Settle() {
+    std::promise<void> done;
+    timers_.Post([&] { done.set_value(); });
+    done.get_future().wait();
+  }
+
+  Metrics metrics_{"gateway"};
+  GatewayMetrics gateway_metrics_{&metrics_};
+  ModelMetrics* model_metrics_ = gateway_metrics_.ForModel("tiny");
+  Timers timers_;
+  Router router_;
+  std::unique_ptr<AdmissionQueue> queue_;
+};
+
+TEST_F(AdmissionQueueTest, RunsThenQueuesThenRefuses) {
+  Make(/*max_running=*/1, /*max_queue=*/1);
+  auto first = MakeRequest();
+  auto second = MakeRequest();
+  auto third = MakeRequest();
+  const Route route = Run(*first);
+  EXPECT_TRUE(route.prefill);
+  Wait(*second);
+  const auto refused = queue_->Enter(third->ticket);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
+  EXPECT_EQ(ErrorReason(refused.status()), "QUEUE_FULL");
+  EXPECT_GT(RetryDelay(refused.status()), absl::ZeroDuration());
+  EXPECT_EQ(queue_->running(), 1);
+  EXPECT_EQ(queue_->waiting(), 1);
+  EXPECT_EQ(model_metrics_->running.Value(), 1);
+  EXPECT_EQ(model_metrics_->waiting.Value(), 1);
+
+  queue_->Leave(first->ticket);
+  ASSERT_TRUE(second->WaitedFor());
+  EXPECT_TRUE(second->later.get().ok());
+  EXPECT_EQ(queue_->running(), 1);
+  queue_->Leave(second->ticket);
+  queue_->Leave(second->ticket);
+  EXPECT_EQ(queue_->running(), 0);
+  EXPECT_EQ(model_metrics_->running.Value(), 0);
+  EXPECT_EQ(model_metrics_->waiting.Value(), 0);
+}
+
+TEST_F(AdmissionQueueTest, PriorityThenArrival) {
+  Make(1, 10);
+  auto running = MakeRequest();
+  Run(*running);
+  std::vector<std::unique_ptr<Request>> waiting;
+  std::vector<int> order;
+  for (int priority : {0, 5, -5, 5}) {
+    waiting.push_back(MakeRequest(priority));
+    Wait(*waiting.back());
+  }
+  queue_->Leave(running->ticket);
+  for (int i = 0; i < 4; ++i) {
+    Settle();
+    for (int j = 0; j < 4; ++j) {
+      if (!waiting[j] || !waiting[j]->Decided()) continue;
+      order.push_back(j);
+      queue_->Leave(waiting[j]->ticket);
+      waiting[j].reset();
+      break;
+    }
+  }
+  EXPECT_THAT(order, ElementsAre(1, 3, 0, 2));
+}
+
+TEST_F(AdmissionQueueTest, LeavingTheQueueFreesItsPlace) {
+  Make(1, 1);
+  auto running = MakeRequest();
+  auto waiting = MakeRequest();
+  auto other = MakeRequest();
+  Run(*running);
+  Wait(*waiting);
+  queue_->Leave(waiting->ticket);
+  EXPECT_EQ(queue_->waiting(), 0);
+  Wait(*other);
+  queue_->Leave(running->ticket);
+  ASSERT_TRUE(other->WaitedFor());
+  EXPECT_FALSE(waiting->Decided());
+}
+
+TEST_F(AdmissionQueueTest, WaitingTimesOut) {
+  Make(1, 10, std::chrono::milliseconds(1));
+  auto running = MakeRequest();
+  auto waiting = MakeRequest();
+  Run(*running);
+  Wait(*waiting);
+  ASSERT_TRUE(waiting->WaitedFor());
+  const absl::Status status = waiting->later.get().status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_EQ(ErrorReason(status), "QUEUE_TIMEOUT");
+  EXPECT_EQ(queue_->waiting(), 0);
+}
+
+TEST_F(AdmissionQueueTest, AFullModelDoesNotHoldUpOthers) {
+  Make(10, 10);
+  // 5000 bytes: one sequence of 300 tokens (4000 bytes), or several small ones.
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 5000));
+  router_.OnWorker(PrefillSnapshot("p:2", 0, 'g'));
+  router_.OnWorker(DecodeSnapshot("d:2", 0, 5000, 'g'));
+  auto first = MakeRequest(0, 300);
+  std::optional<Route> route = Run(*first);
+  auto large = MakeRequest(0, 300);
+  auto small = MakeRequest(0, 1);
+  auto other_model = MakeRequest(0, 300, 'g');
+  auto no_state = MakeRequest();
+  Wait(*large);
+  // It would fit, but must not pass one that came before it and waits for the same workers.
+  Wait(*small);
+  Run(*other_model);
+  Run(*no_state);
+
+  route.reset();
+  ASSERT_TRUE(large->WaitedFor());
+  EXPECT_TRUE(large->later.get().ok());
+}
+
+TEST_F(AdmissionQueueTest, ALargerPriorityPassesThoseThatWait) {
+  Make(10, 10);
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 6000));
+  auto first = MakeRequest(0, 300);
+  const Route route = Run(*first);
+  auto large = MakeRequest(0, 300);
+  Wait(*large);
+  // Into the room that is left: it comes before the large one.
+  auto urgent = MakeRequest(5, 10);
+  Wait(*urgent);
+  ASSERT_TRUE(urgent->WaitedFor());
+  EXPECT_TRUE(urgent->later.get().ok());
+  EXPECT_FALSE(large->Decided());
+}
+
+TEST_F(AdmissionQueueTest, RequeuedRequestsKeepTheirPlace) {
+  Make(10, 10);
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 100000));
+  auto first = MakeRequest(0, 100);
+  {
+    Route route = Run(*first);
+    // The worker says that it is full after all.
+    route.decode.ReportRefused();
+  }
+  auto second = MakeRequest(0, 100);
+  Wait(*second);
+  queue_->Requeue(first->ticket);
+  Settle();
+  EXPECT_EQ(queue_->waiting(), 2);
+  EXPECT_EQ(queue_->running(), 0);
+  // Room for one: the one that came first gets it.
+  router_.OnWorker(DecodeSnapshot("d:1", 97000, 100000, 'f', 2));
+  ASSERT_TRUE(first->WaitedFor());
+  EXPECT_FALSE(second->Decided());
+}
+
+TEST_F(AdmissionQueueTest, ARouterRefusalEndsTheWait) {
+  Make(10, 10);
+  router_.OnWorker(DecodeSnapshot("d:1", 5000, 5000));
+  auto waiting = MakeRequest(0, 100);
+  Wait(*waiting);
+  router_.OnWorkerRemoved("d:1", Stage::kDecode);
+  ASSERT_TRUE(waiting->WaitedFor());
+  const absl::Status status = waiting->later.get().status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_EQ(queue_->running(), 0);
+  EXPECT_EQ(queue_->waiting(), 0);
+}
+
+}  // namespace
+}  // namespace baton

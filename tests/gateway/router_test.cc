@@ -1,0 +1,198 @@
+#include "gateway/router.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/rpc/status_mapping.h"
+#include "tests/gateway/fleet_snapshots.h"
+
+namespace baton {
+namespace {
+
+using ::testing::HasSubstr;
+
+Demand For(int64_t prompt_tokens, int64_t state_tokens) {
+  Demand demand;
+  demand.fingerprint = std::string(32, 'f');
+  demand.model = "tiny";
+  demand.prompt_tokens = prompt_tokens;
+  demand.state_tokens = state_tokens;
+  return demand;
+}
+
+class RouterTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    router_.SetCapacityListener([this] { ++capacity_changes_; });
+  }
+  int capacity_changes_ = 0;
+  Router router_;
+};
+
+TEST_F(RouterTest, SaysWhatIsMissing) {
+  auto route = router_.Place(For(10, 20));
+  EXPECT_TRUE(absl::IsUnavailable(route.status())) << route.status();
+  EXPECT_EQ(ErrorReason(route.status()), "NO_WORKERS");
+  EXPECT_THAT(std::string(route.status().message()), HasSubstr("no serving prefill and no decode worker"));
+
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  WorkerSnapshot draining = DecodeSnapshot("d:1", 0, 10000);
+  draining.state = WorkerState::kDraining;
+  router_.OnWorker(draining);
+  route = router_.Place(For(10, 20));
+  EXPECT_THAT(std::string(route.status().message()), HasSubstr("no serving decode worker"));
+  EXPECT_THAT(std::string(route.status().message()), HasSubstr("1 decode DRAINING"));
+  // Without a state to keep, prefill is enough.
+  EXPECT_TRUE(router_.Place(For(10, 0)).ok());
+}
+
+TEST_F(RouterTest, OtherFingerprintsDoNotCount) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 10000, 'g'));
+  const auto route = router_.Place(For(10, 20));
+  EXPECT_TRUE(absl::IsUnavailable(route.status()));
+  EXPECT_THAT(std::string(route.status().message()), HasSubstr("of another fingerprint"));
+}
+
+TEST_F(RouterTest, DecodeGoesWhereMostIsFree) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(DecodeSnapshot("d:1", 9000, 10000));
+  router_.OnWorker(DecodeSnapshot("d:2", 1000, 10000));
+  router_.OnWorker(DecodeSnapshot("d:3", 5000, 10000));
+  const auto route = router_.Place(For(10, 20));
+  ASSERT_TRUE(route.ok()) << route.status();
+  EXPECT_EQ(route->decode.endpoint(), "d:2");
+}
+
+TEST_F(RouterTest, ClaimsCountUntilReportedThenOnlyOnce) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  // A sequence of 100 tokens takes 1000 + 10 * 100 = 2000 bytes; two fit.
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 5000));
+  auto first = router_.Place(For(10, 100));
+  auto second = router_.Place(For(10, 100));
+  ASSERT_TRUE(first.ok());
+  ASSERT_TRUE(second.ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.Place(For(10, 100)).status()));
+
+  // The report includes what was confirmed before it: no double counting.
+  first->decode.Confirm(2000);
+  second->decode.Confirm(1000);
+  router_.OnWorker(DecodeSnapshot("d:1", 3000, 5000, 'f', /*report=*/2));
+  auto third = router_.Place(For(10, 100));
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.Place(For(10, 100)).status()));
+
+  // What is given back is free at once, whatever the last report said.
+  const int before = capacity_changes_;
+  first->decode.Release();
+  EXPECT_GT(capacity_changes_, before);
+  EXPECT_TRUE(router_.Place(For(10, 100)).ok());
+}
+
+TEST_F(RouterTest, UnconfirmedClaimsStayOnTopOfReports) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 3000));
+  auto route = router_.Place(For(10, 100));
+  ASSERT_TRUE(route.ok());
+  // This report was made before the worker heard of the claim.
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 3000, 'f', 2));
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.Place(For(10, 100)).status()));
+}
+
+TEST_F(RouterTest, WhatNeverFitsIsTheRequestsFault) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 5000));
+  const auto route = router_.Place(For(10, 1000));
+  EXPECT_TRUE(absl::IsInvalidArgument(route.status())) << route.status();
+  EXPECT_EQ(ErrorReason(route.status()), "PROMPT_TOO_LONG");
+}
+
+TEST_F(RouterTest, PrefillGoesWhereLeastIsQueued) {
+  router_.OnWorker(PrefillSnapshot("p:1", 500));
+  router_.OnWorker(PrefillSnapshot("p:2", 100));
+  auto first = router_.Place(For(1000, 0));
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(first->prefill.endpoint(), "p:2");
+  // Its own thousand tokens count before the worker reports them.
+  auto second = router_.Place(For(10, 0));
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(second->prefill.endpoint(), "p:1");
+}
+
+TEST_F(RouterTest, EqualWorkersTakeTurns) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(PrefillSnapshot("p:2", 0));
+  std::set<std::string> used;
+  for (int i = 0; i < 2; ++i) {
+    auto route = router_.Place(For(10, 0));
+    ASSERT_TRUE(route.ok());
+    used.insert(route->prefill.endpoint());
+  }
+  EXPECT_EQ(used.size(), 2u);
+}
+
+TEST_F(RouterTest, FailedAndAvoidedWorkersAreALastResort) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(PrefillSnapshot("p:2", 1000));
+  {
+    auto route = router_.Place(For(10, 0));
+    ASSERT_EQ(route->prefill.endpoint(), "p:1");
+    route->prefill.ReportFailed();
+  }
+  EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:2");
+  EXPECT_EQ(router_.Place(For(10, 0), {"p:2"})->prefill.endpoint(), "p:1");
+  // Its next report clears it.
+  router_.OnWorker(PrefillSnapshot("p:1", 0, 'f', 2));
+  EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:1");
+  EXPECT_EQ(router_.Place(For(10, 0), {"p:1"})->prefill.endpoint(), "p:2");
+  EXPECT_TRUE(router_.Place(For(10, 0), {"p:1", "p:2"}).ok());
+}
+
+TEST_F(RouterTest, ARefusalHoldsUntilTheNextReport) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 100000));
+  {
+    auto route = router_.Place(For(10, 20));
+    ASSERT_TRUE(route.ok());
+    route->decode.ReportRefused();
+  }
+  const auto refused = router_.Place(For(10, 20));
+  EXPECT_TRUE(absl::IsResourceExhausted(refused.status()));
+  EXPECT_EQ(ErrorReason(refused.status()), "DECODE_MEMORY_FULL");
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 100000, 'f', 2));
+  EXPECT_TRUE(router_.Place(For(10, 20)).ok());
+}
+
+TEST_F(RouterTest, ARestartForgetsOldClaims) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 3000));
+  auto route = router_.Place(For(10, 100));
+  ASSERT_TRUE(route.ok());
+  WorkerSnapshot restarted = DecodeSnapshot("d:1", 0, 3000, 'f', 2);
+  auto info = std::make_shared<worker::v1::WorkerInfo>(*restarted.info);
+  info->set_boot_id("another");
+  restarted.info = info;
+  router_.OnWorker(restarted);
+  EXPECT_TRUE(router_.Place(For(10, 100)).ok());
+  route->decode.Release();
+  router_.OnWorkerRemoved("d:1", Stage::kDecode);
+  EXPECT_TRUE(absl::IsUnavailable(router_.Place(For(10, 100)).status()));
+}
+
+TEST(StateBytesForTest, GrowsUpToTheWindow) {
+  worker::v1::StateBytes bytes;
+  bytes.set_fixed(7);
+  auto* unlimited = bytes.add_growth();
+  unlimited->set_per_token(10);
+  auto* window = bytes.add_growth();
+  window->set_per_token(100);
+  window->set_limit(4);
+  EXPECT_EQ(StateBytesFor(bytes, 0), 7);
+  EXPECT_EQ(StateBytesFor(bytes, 3), 7 + 30 + 300);
+  EXPECT_EQ(StateBytesFor(bytes, 100), 7 + 1000 + 400);
+  unlimited->set_per_token(std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(StateBytesFor(bytes, 100), std::numeric_limits<int64_t>::max());
+}
+
+}  // namespace
+}  // namespace baton

@@ -1,0 +1,183 @@
+// Workers found, lost, found again, dropped; names that resolve to several addresses.
+#include "gateway/worker_registry.h"
+
+#include <algorithm>
+#include <set>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/gateway/gateway_fixture.h"
+
+namespace baton {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
+
+class RegistryTest : public ::testing::Test {
+ protected:
+  void Start(WorkerRegistryOptions options) {
+    options.link.first_pause = std::chrono::milliseconds(5);
+    options.link.largest_pause = std::chrono::milliseconds(20);
+    options.resolve_interval = std::chrono::milliseconds(5);
+    registry_ = std::make_unique<WorkerRegistry>(std::move(options));
+    registry_->Start();
+  }
+  bool Has(const std::string& endpoint, WorkerState state) {
+    return Eventually([&] {
+      const std::vector<WorkerSnapshot> workers = registry_->Workers();
+      return std::any_of(workers.begin(), workers.end(), [&](const WorkerSnapshot& worker) {
+        return worker.endpoint == endpoint && worker.state == state;
+      });
+    });
+  }
+  WorkerSnapshot Only() {
+    const std::vector<WorkerSnapshot> workers = registry_->Workers();
+    EXPECT_EQ(workers.size(), 1u);
+    return workers.at(0);
+  }
+
+  std::unique_ptr<WorkerRegistry> registry_;
+};
+
+TEST_F(RegistryTest, LearnsWhoAWorkerIs) {
+  FakePrefill prefill;
+  Start({.prefill = {prefill.address()}, .decode = {}});
+  ASSERT_TRUE(Has(prefill.address(), WorkerState::kServing));
+  const WorkerSnapshot worker = Only();
+  EXPECT_EQ(worker.info->boot_id(), prefill.info().boot_id());
+  ASSERT_NE(worker.tokenizer, nullptr);
+  EXPECT_EQ(worker.tokenizer->vocab_size(), worker.info->vocab_size());
+  EXPECT_GE(worker.load_reports, 1u);
+  prefill.load().SetQueuedTokens(77);
+  EXPECT_TRUE(Eventually([&] { return Only().load.queued_tokens() == 77; }));
+  prefill.load().SetDraining();
+  EXPECT_TRUE(Has(prefill.address(), WorkerState::kDraining));
+  prefill.Die();
+  EXPECT_TRUE(Has(prefill.address(), WorkerState::kUnreachable));
+  EXPECT_FALSE(Only().problem.empty());
+}
+
+TEST_F(RegistryTest, AWorkerOfTheWrongRoleIsNotUsed) {
+  FakeDecode decode;
+  Start({.prefill = {decode.address()}, .decode = {}});
+  ASSERT_TRUE(Has(decode.address(), WorkerState::kUnreachable));
+  EXPECT_THAT(Only().problem, HasSubstr("DECODE worker, listed as a PREFILL worker"));
+}
+
+TEST_F(RegistryTest, AWorkerThatMakesNoSenseIsNotUsed) {
+  worker::v1::WorkerInfo info = TestWorkerInfo(worker::v1::WorkerInfo::PREFILL);
+  info.set_fingerprint("short");
+  FakePrefill prefill(info);
+  Start({.prefill = {prefill.address()}, .decode = {}});
+  ASSERT_TRUE(Has(prefill.address(), WorkerState::kUnreachable));
+  EXPECT_THAT(Only().problem, HasSubstr("fingerprint"));
+}
+
+TEST_F(RegistryTest, AModelWithoutTokenizerIsServed) {
+  worker::v1::WorkerInfo info = TestWorkerInfo(worker::v1::WorkerInfo::PREFILL);
+  info.clear_tokenizer_hash();
+  FakePrefill prefill(info);
+  Start({.prefill = {prefill.address()}, .decode = {}});
+  ASSERT_TRUE(Has(prefill.address(), WorkerState::kServing));
+  EXPECT_EQ(Only().tokenizer, nullptr);
+}
+
+TEST_F(RegistryTest, OneNameManyWorkers) {
+  FakeDecode a;
+  FakeDecode b;
+  std::mutex mutex;
+  std::vector<std::string> addresses = {a.address()};
+  WorkerRegistryOptions options;
+  options.decode = {"decode.test:7201"};
+  options.resolver = [&](const std::string& target) -> absl::StatusOr<std::vector<std::string>> {
+    EXPECT_EQ(target, "decode.test:7201");
+    std::lock_guard<std::mutex> lock(mutex);
+    if (addresses.empty()) return absl::UnavailableError("no such name");
+    return addresses;
+  };
+  Start(options);
+  ASSERT_TRUE(Has(a.address(), WorkerState::kServing));
+  const auto list = [&](std::vector<std::string> now) {
+    std::lock_guard<std::mutex> lock(mutex);
+    addresses = std::move(now);
+  };
+  list({a.address(), b.address()});
+  ASSERT_TRUE(Has(b.address(), WorkerState::kServing));
+  // No longer listed, but healthy: followed to its end, then dropped.
+  list({b.address()});
+  EXPECT_EQ(registry_->Workers().size(), 2u);
+  a.Die();
+  EXPECT_TRUE(Eventually([&] { return registry_->Workers().size() == 1; }));
+  EXPECT_EQ(Only().endpoint, b.address());
+  // A name that stops resolving takes nobody with it, and is shown.
+  list({});
+  ASSERT_TRUE(Has("decode.test:7201", WorkerState::kUnreachable));
+  EXPECT_TRUE(Has(b.address(), WorkerState::kServing));
+}
+
+TEST_F(RegistryTest, OneProcessAtTwoAddressesCountsOnce) {
+  FakePrefill prefill;
+  const std::string port = prefill.address().substr(prefill.address().rfind(':'));
+  WorkerRegistryOptions options;
+  options.prefill = {"two.test:1"};
+  options.resolver = [&](const std::string&) -> absl::StatusOr<std::vector<std::string>> {
+    return std::vector<std::string>{"127.0.0.1" + port, "localhost" + port};
+  };
+  Start(options);
+  ASSERT_TRUE(Eventually([&] {
+    const std::vector<WorkerSnapshot> workers = registry_->Workers();
+    return workers.size() == 1 && workers[0].state == WorkerState::kServing;
+  }));
+}
+
+// Counts who fetches what.
+TEST(TokenizerCacheTest, FetchesOncePerHash) {
+  TokenizerCache cache;
+  const std::string bytes = TestTokenizerBytes();
+  const std::string hash = TokenizerHash(bytes);
+  std::atomic<int> fetches = 0;
+  const auto fetch = [&]() -> absl::StatusOr<std::string> {
+    ++fetches;
+    return bytes;
+  };
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  std::set<const Tokenizer*> seen;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      const auto tokenizer = cache.Get(hash, fetch);
+      ASSERT_TRUE(tokenizer.ok());
+      std::lock_guard<std::mutex> lock(mutex);
+      seen.insert(tokenizer->get());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(fetches, 1);
+  EXPECT_EQ(seen.size(), 1u);
+}
+
+TEST(TokenizerCacheTest, ChecksTheHashAndForgetsFailures) {
+  TokenizerCache cache;
+  const std::string bytes = TestTokenizerBytes();
+  const std::string hash = TokenizerHash(bytes);
+  EXPECT_TRUE(absl::IsInvalidArgument(cache.Get(hash, [] { return std::string("else"); }).status()));
+  EXPECT_TRUE(absl::IsUnavailable(
+      cache.Get(hash, []() -> absl::StatusOr<std::string> { return absl::UnavailableError("gone"); }).status()));
+  EXPECT_TRUE(cache.Get(hash, [&] { return bytes; }).ok());
+  const std::string junk = "not a tokenizer";
+  EXPECT_FALSE(cache.Get(TokenizerHash(junk), [&] { return junk; }).ok());
+}
+
+TEST(ResolveTargetTest, NumericAndBad) {
+  EXPECT_THAT(*ResolveTarget("127.0.0.1:80"), ElementsAre("127.0.0.1:80"));
+  EXPECT_THAT(*ResolveTarget("[::1]:80"), ElementsAre("[::1]:80"));
+  EXPECT_THAT(*ResolveTarget("localhost:80"), ElementsAre("127.0.0.1:80"));
+  EXPECT_FALSE(ResolveTarget("no-such-host.invalid:80").ok());
+  EXPECT_FALSE(ResolveTarget("nothing").ok());
+}
+
+}  // namespace
+}  // namespace baton
