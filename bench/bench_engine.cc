@@ -5,6 +5,7 @@
 // The machine's limits are measured in the same run, before and after: they drift on shared machines, and a figure
 // without its limit says little.
 #include <cstdio>
+#include <exception>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -136,4 +137,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace baton
 
-int main(int argc, char** argv) { return baton::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return baton::Main(argc, argv);
+  } catch (const std::exception& error) {  // out of memory
+    std::fprintf(stderr, "bench_engine: %s\n", error.what());
+    return baton::kExitFailure;
+  }
+}

@@ -22,6 +22,9 @@ std::string_view ToStd(absl::string_view text) { return {text.data(), text.size(
 // Builds the value from parser events; stops at the first fault and keeps its description.
 class StrictBuilder : public nlohmann::json_sax<json> {
  public:
+  StrictBuilder() noexcept(false) = default;
+  StrictBuilder(const StrictBuilder&) = delete;  // holds pointers into itself
+
   json& root() { return root_; }
   const std::string& fault() const { return fault_; }
 

@@ -86,7 +86,7 @@ absl::Status SafetensorsWriter::Finish() {
   const std::string partial = PartialPath();
   // Network file systems report a full disk only here.
   if (close(std::exchange(fd_, -1)) != 0) {
-    const absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("can't write ", partial));
+    absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("can't write ", partial));
     std::remove(partial.c_str());
     return status;
   }
