@@ -63,19 +63,20 @@ class GatePass {
   const bool inside_;
 };
 
-// The request's own id, else the metadata's, else a new one; echoed to the client in any case.
-absl::StatusOr<std::string> ChooseRequestId(grpc::CallbackServerContext* context, const std::string& field) {
+// Names the request by its own field, else the metadata, else anew, and echoes the name to the client. An unusable one
+// is a violation and is replaced, so that `record` and the logs never hold it.
+absl::Status NameRequest(grpc::CallbackServerContext* context, const std::string& field, RequestRecord* record) {
   std::string id = field;
-  std::string source = "request_id";
+  const char* source = "request_id";
   if (id.empty()) {
     const auto found = context->client_metadata().find(kRequestIdKey);
     if (found != context->client_metadata().end()) id.assign(found->second.data(), found->second.size());
     source = kRequestIdKey;
   }
   const bool usable = IsRequestId(id);
-  const std::string chosen = usable && !id.empty() ? id : NewRequestId();
-  context->AddInitialMetadata(kRequestIdKey, chosen);
-  if (usable) return chosen;
+  record->request_id = usable && !id.empty() ? id : NewRequestId();
+  context->AddInitialMetadata(kRequestIdKey, record->request_id);
+  if (usable) return absl::OkStatus();
   Violations violations;
   violations.Add(source, "must be printable ASCII of at most 128 bytes");
   return violations.ToStatus();
@@ -95,9 +96,9 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::FindModel(c
 
 absl::StatusOr<std::shared_ptr<GenerationSession>> InferenceService::MakeGeneration(
     Method method, grpc::CallbackServerContext* context, const v1::GenerateRequest& request) {
-  RequestRecord record(method, context_.metrics->unknown(), request.request_id());
+  RequestRecord record(method, context_.metrics->unknown());
   const auto make = [&]() -> absl::StatusOr<std::shared_ptr<GenerationSession>> {
-    BATON_ASSIGN_OR_RETURN(record.request_id, ChooseRequestId(context, request.request_id()));
+    BATON_RETURN_IF_ERROR(NameRequest(context, request.request_id(), &record));
     BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, FindModel(request.model(), &record));
     BATON_ASSIGN_OR_RETURN(GenerationPlan plan, CheckGenerate(request, record.request_id, std::move(model)));
     record.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
@@ -149,9 +150,9 @@ grpc::ServerUnaryReactor* InferenceService::Score(grpc::CallbackServerContext* c
                                                   v1::ScoreResponse* response) {
   auto pass = std::make_shared<GatePass>(context_.gate);
   if (!pass->inside()) return Answer(context, DrainingError());
-  RequestRecord record(Method::kScore, context_.metrics->unknown(), request->request_id());
+  RequestRecord record(Method::kScore, context_.metrics->unknown());
   const auto make = [&]() -> absl::StatusOr<std::shared_ptr<ScoreSession>> {
-    BATON_ASSIGN_OR_RETURN(record.request_id, ChooseRequestId(context, request->request_id()));
+    BATON_RETURN_IF_ERROR(NameRequest(context, request->request_id(), &record));
     BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, FindModel(request->model(), &record));
     BATON_ASSIGN_OR_RETURN(ScorePlan plan, CheckScore(*request, record.request_id, std::move(model)));
     return std::make_shared<ScoreSession>(context_.sessions, std::move(plan), record, context->deadline());
@@ -177,9 +178,9 @@ grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext
                                                      v1::TokenizeResponse* response) {
   const GatePass pass(context_.gate);
   if (!pass.inside()) return Answer(context, DrainingError());
-  RequestRecord record(Method::kTokenize, context_.metrics->unknown(), "");
+  RequestRecord record(Method::kTokenize, context_.metrics->unknown());
   const auto tokenize = [&]() -> absl::Status {
-    BATON_ASSIGN_OR_RETURN(record.request_id, ChooseRequestId(context, ""));
+    BATON_RETURN_IF_ERROR(NameRequest(context, "", &record));
     BATON_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, FindModel(request->model(), &record));
     BATON_ASSIGN_OR_RETURN(*response, CheckAndTokenize(*request, *model));
     return absl::OkStatus();
@@ -194,9 +195,9 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
                                                        v1::DetokenizeResponse* response) {
   const GatePass pass(context_.gate);
   if (!pass.inside()) return Answer(context, DrainingError());
-  RequestRecord record(Method::kDetokenize, context_.metrics->unknown(), "");
+  RequestRecord record(Method::kDetokenize, context_.metrics->unknown());
   const auto detokenize = [&]() -> absl::Status {
-    BATON_ASSIGN_OR_RETURN(record.request_id, ChooseRequestId(context, ""));
+    BATON_RETURN_IF_ERROR(NameRequest(context, "", &record));
     BATON_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, FindModel(request->model(), &record));
     BATON_ASSIGN_OR_RETURN(*response, CheckAndDetokenize(*request, *model));
     return absl::OkStatus();
@@ -209,7 +210,7 @@ grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
                                                        const v1::ListModelsRequest* request,
                                                        v1::ListModelsResponse* response) {
-  RequestRecord record(Method::kListModels, context_.metrics->unknown(), "");
+  RequestRecord record(Method::kListModels, context_.metrics->unknown());
   for (const std::shared_ptr<const ServedModel>& model : context_.catalog->Models()) {
     v1::ModelCard* const card = response->add_models();
     card->set_name(model->name);

@@ -1,6 +1,7 @@
 // What is remembered of one request for its metrics and its one log line. Never its text.
 //
-//   RequestRecord record(Method::kScore, model->metrics, request_id, model->name);
+//   RequestRecord record(Method::kScore, metrics.unknown());       // then request_id, model and metrics as they are
+//   known
 //   ...
 //   record.Finish(status);          // once; counts and logs
 #pragma once
@@ -16,8 +17,7 @@ namespace baton {
 
 struct RequestRecord {
   // `metrics` may be GatewayMetrics::unknown() until the model is known.
-  RequestRecord(Method which, ModelMetrics* handles, std::string id)
-      : method(which), metrics(handles), request_id(std::move(id)), model(kUnknownModel) {}
+  RequestRecord(Method which, ModelMetrics* handles) : method(which), metrics(handles), model(kUnknownModel) {}
 
   void Finish(Outcome outcome, const absl::Status& status);
   void Finish(const absl::Status& status) { Finish(OutcomeOf(status), status); }
@@ -25,6 +25,7 @@ struct RequestRecord {
 
   Method method;
   ModelMetrics* metrics;
+  // Usable (IsRequestId): it goes into logs.
   std::string request_id;
   std::string model;
   // When the call reached the gateway.

@@ -24,7 +24,7 @@ TEST_F(GatewayMetricsTest, CountsRequestsByOutcome) {
   EXPECT_NE(tiny, gateway_metrics_.unknown());
   tiny->CountRequest(Method::kGenerate, Outcome::kStop, 0.5);
   tiny->CountRequest(Method::kGenerate, Outcome::kStop, 0.5);
-  RequestRecord record(Method::kScore, gateway_metrics_.unknown(), "id");
+  RequestRecord record(Method::kScore, gateway_metrics_.unknown());
   record.Finish(absl::NotFoundError("x"));
   const std::string text = Scrape();
   EXPECT_THAT(
