@@ -5,9 +5,12 @@
 
 #include <limits>
 
+#include "common/rpc/callback_threads.h"
+
 namespace baton {
 
 std::shared_ptr<grpc::Channel> NewChannel(const std::string& target, const ChannelOptions& options) {
+  KeepCallbackThreads();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(options.max_receive_bytes);
   arguments.SetMaxSendMessageSize(std::numeric_limits<int>::max());
