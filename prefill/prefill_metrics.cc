@@ -49,7 +49,7 @@ PrefillMetrics::PrefillMetrics(Metrics* metrics, const std::string& model)
       step_sequences(
           metrics->AddHistogram("baton_step_sequences", "Sequences in one step.", CountBuckets(), {{"model", model}})),
       state_bytes_used(metrics->AddGauge("baton_state_bytes_used", "Reserved state memory.", {{"model", model}})),
-      state_bytes_total(metrics->AddGauge("baton_state_bytes_limit", "Budget of state memory.", {{"model", model}})),
+      state_bytes_limit(metrics->AddGauge("baton_state_bytes_limit", "Budget of state memory.", {{"model", model}})),
       state_usage_ratio(
           metrics->AddGauge("baton_state_usage_ratio", "Used / total state memory, 0 to 1.", {{"model", model}})),
       finished_done(metrics->AddCounter(kFinished, kFinishedHelp, {{"model", model}, {"reason", "done"}})),
@@ -61,7 +61,7 @@ void PrefillMetrics::SetState(const MemoryBudget& budget) {
   const int64_t used = budget.used();
   const int64_t total = budget.total();
   state_bytes_used.Set(static_cast<double>(used));
-  state_bytes_total.Set(static_cast<double>(total));
+  state_bytes_limit.Set(static_cast<double>(total));
   state_usage_ratio.Set(total > 0 ? static_cast<double>(used) / static_cast<double>(total) : 0);
 }
 

@@ -35,7 +35,7 @@ struct PrefillMetrics {
   prometheus::Histogram& step_sequences;
 
   prometheus::Gauge& state_bytes_used;
-  prometheus::Gauge& state_bytes_total;
+  prometheus::Gauge& state_bytes_limit;
   prometheus::Gauge& state_usage_ratio;
 
   prometheus::Counter& finished_done;

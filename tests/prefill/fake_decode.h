@@ -68,6 +68,8 @@ class FakeDecode final : public worker::v1::Decode::Service {
     // A receiver that does not read holds its sender back after 64 KiB, however fast the loopback is.
     builder.AddChannelArgument(GRPC_ARG_HTTP2_BDP_PROBE, 0);
     builder.AddChannelArgument(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, 64 << 10);
+    // As real workers do: channels ping peers that are silent for long.
+    builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
     builder.SetMaxReceiveMessageSize(64 << 20);
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
