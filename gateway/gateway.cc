@@ -41,6 +41,7 @@ InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* ga
   context.sessions.router = &gateway->router_;
   context.sessions.queue = &gateway->queue_;
   context.sessions.timers = &gateway->timers_;
+  context.text_lane = &gateway->text_lane_;
   context.sessions.max_attempts = options.max_attempts;
   context.max_queued_events = options.max_queued_events;
   return context;

@@ -22,6 +22,7 @@
 #include "gateway/inference_service.h"
 #include "gateway/model_catalog.h"
 #include "gateway/router.h"
+#include "gateway/text_lane.h"
 #include "gateway/timers.h"
 #include "gateway/worker_registry.h"
 
@@ -68,6 +69,7 @@ class Gateway {
   AdmissionQueue queue_;
   ModelCatalog catalog_{&gateway_metrics_};
   WorkerRegistry registry_;
+  TextLane text_lane_;
   InferenceService inference_;
   FleetService fleet_;
   RpcServer server_;

@@ -20,13 +20,9 @@ constexpr size_t kMaxEarlyEvents = 4096;
 
 }  // namespace
 
-GenerationSession::GenerationSession(const SessionEnvironment& environment, GenerationPlan plan, RequestRecord record,
+GenerationSession::GenerationSession(const SessionEnvironment& environment, RequestRecord record,
                                      std::chrono::system_clock::time_point deadline)
-    : environment_(environment),
-      plan_(std::move(plan)),
-      deadline_(deadline),
-      record_(std::move(record)),
-      relay_(&plan_) {}
+    : environment_(environment), deadline_(deadline), record_(std::move(record)) {}
 
 template <typename Step>
 void GenerationSession::InAttempt(int attempt, Step step) {
@@ -34,14 +30,18 @@ void GenerationSession::InAttempt(int attempt, Step step) {
   if (!ended_ && attempt == attempt_number_) step();
 }
 
-void GenerationSession::Start(std::unique_ptr<GenerationSink> sink) {
+void GenerationSession::Open(std::unique_ptr<GenerationSink> sink) {
   std::lock_guard<std::mutex> lock(mutex_);
   sink_ = std::move(sink);
-  if (ended_) {
-    // Cancelled before it began.
-    sink_->Finish(CancelledStatus());
-    return;
-  }
+}
+
+void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return;  // Cancelled meanwhile.
+  if (!plan.ok()) return Fail(plan.status());
+  plan_ = *std::move(plan);
+  relay_ = std::make_unique<TokenRelay>(&plan_);
+  record_.prompt_tokens = static_cast<int64_t>(plan_.prompt.size());
   const std::weak_ptr<GenerationSession> weak = weak_from_this();
   ticket_ = std::make_shared<AdmissionTicket>(DemandOf(plan_), plan_.priority, plan_.model->metrics,
                                               [weak](absl::StatusOr<Route> route) {
@@ -110,7 +110,7 @@ void GenerationSession::BeginAttempt(Route route) {
   attempt_.route = std::move(route);
   attempt_.prefill_endpoint = attempt_.route.prefill.endpoint();
   if (plan_.needs_decode()) attempt_.decode_endpoint = attempt_.route.decode.endpoint();
-  relay_.BeginAttempt();
+  relay_->BeginAttempt();
   if (plan_.needs_decode()) {
     StartDecode();
   } else {
@@ -148,7 +148,7 @@ void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation)
 void GenerationSession::OnDecodeEvent(DecodeEvent& event) {
   if (event.has_reservation()) return OnReservation(event.reservation());
   if (!attempt_.reserved) return Fail(absl::InternalError("a decode worker sent events before its reservation"));
-  if (relay_.has_first()) return HandleDecodeEvent(event);
+  if (relay_->has_first()) return HandleDecodeEvent(event);
   if (attempt_.early.size() >= kMaxEarlyEvents) {
     return Fail(absl::InternalError("a decode worker went on without the prefill worker's first token"));
   }
@@ -166,14 +166,14 @@ void GenerationSession::HandleDecodeEvent(const DecodeEvent& event) {
   v1::Delta delta;
   if (event.has_tokens()) {
     attempt_.handed_off = true;
-    const absl::Status status = relay_.AddChunk(event.tokens(), &delta);
+    const absl::Status status = relay_->AddChunk(event.tokens(), &delta);
     if (!status.ok()) return Fail(status);
     if (!Relay(std::move(delta))) return;
     // The worker sends Done after its last token, with its memory freed; a stop string only the gateway knows.
-    if (relay_.end().has_value() && relay_.end()->stop_string) Complete();
+    if (relay_->end().has_value() && relay_->end()->stop_string) Complete();
   } else if (event.has_done()) {
     attempt_.decode_done = true;
-    const absl::Status status = relay_.AddDone(event.done().reason(), &delta);
+    const absl::Status status = relay_->AddDone(event.done().reason(), &delta);
     if (!status.ok()) return Fail(status);
     if (Relay(std::move(delta))) Complete();
   } else {
@@ -183,9 +183,9 @@ void GenerationSession::HandleDecodeEvent(const DecodeEvent& event) {
 
 void GenerationSession::OnDecodeEnd(const grpc::Status& status) {
   attempt_.decode.reset();
-  if (relay_.end().has_value()) return Complete();
+  if (relay_->end().has_value()) return Complete();
   const bool complete_early =
-      !attempt_.early.empty() && attempt_.early.back().has_done() && !relay_.has_first() && status.ok();
+      !attempt_.early.empty() && attempt_.early.back().has_done() && !relay_->has_first() && status.ok();
   if (complete_early) return;  // The first token is still on its way.
   if (status.ok()) return Fail(absl::InternalError("a decode worker ended a stream without saying why"));
   OnFailure(Stage::kDecode, status);
@@ -194,7 +194,7 @@ void GenerationSession::OnDecodeEnd(const grpc::Status& status) {
 void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
   if (event.has_scores()) {
     v1::GenerateEvent out;
-    const absl::Status status = relay_.AddPromptScores(event.scores(), out.mutable_prompt_logprobs());
+    const absl::Status status = relay_->AddPromptScores(event.scores(), out.mutable_prompt_logprobs());
     if (!status.ok()) return Fail(status);
     if (!out.prompt_logprobs().tokens().empty()) Push(std::move(out));
   } else if (event.has_first_token()) {
@@ -202,7 +202,7 @@ void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
   } else if (event.has_done()) {
     attempt_.prefill_done = true;
     cached_tokens_ = event.done().cached_tokens();
-    if (relay_.end().has_value()) Complete();
+    if (relay_->end().has_value()) Complete();
   } else {
     Fail(absl::InternalError("a prefill worker sent an event of an unknown kind"));
   }
@@ -210,16 +210,16 @@ void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
 
 void GenerationSession::OnFirstToken(const worker::v1::FirstToken& first) {
   v1::Delta delta;
-  const absl::Status status = relay_.AddFirst(first, &delta);
+  const absl::Status status = relay_->AddFirst(first, &delta);
   if (!status.ok()) return Fail(status);
   // Computed: no longer a load on this worker.
   attempt_.route.prefill.Release();
   if (!Relay(std::move(delta))) return;
   record_.time_to_first_token = record_.Elapsed();
   plan_.model->metrics->time_to_first_token.Observe(record_.time_to_first_token);
-  if (relay_.end().has_value()) {
+  if (relay_->end().has_value()) {
     // With the worker's own word for it, Done follows at once and completes the request.
-    if (relay_.end()->stop_string || !first.has_done()) Complete();
+    if (relay_->end()->stop_string || !first.has_done()) Complete();
     return;
   }
   if (!plan_.needs_decode()) return Fail(absl::InternalError("a prefill worker did not end a request of one token"));
@@ -233,22 +233,22 @@ void GenerationSession::OnFirstToken(const worker::v1::FirstToken& first) {
 
 void GenerationSession::OnPrefillEnd(const grpc::Status& status) {
   attempt_.prefill.reset();
-  if (relay_.end().has_value()) return Complete();
+  if (relay_->end().has_value()) return Complete();
   if (!status.ok()) {
     // Once the decode worker runs, the prefill worker has done its part.
     if (!attempt_.handed_off) OnFailure(Stage::kPrefill, status);
     return;
   }
-  if (!relay_.has_first()) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
+  if (!relay_->has_first()) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
 }
 
 void GenerationSession::OnFailure(Stage stage, const grpc::Status& grpc_status) {
   const std::string& endpoint = stage == Stage::kPrefill ? attempt_.prefill_endpoint : attempt_.decode_endpoint;
   const WorkerFailure failure = ClassifyFailure(stage, endpoint, grpc_status);
-  if (relay_.has_first()) {
+  if (relay_->has_first()) {
     absl::Status status = failure.status;
     if (failure.kind == FailureKind::kRetriable) {
-      status = absl::Status(status.code(), absl::StrCat(status.message(), " (after ", relay_.completion_tokens(),
+      status = absl::Status(status.code(), absl::StrCat(status.message(), " (after ", relay_->completion_tokens(),
                                                         " tokens; send the request again)"));
       failure.status.ForEachPayload(
           [&](absl::string_view type_url, const absl::Cord& payload) { status.SetPayload(type_url, payload); });
@@ -302,8 +302,8 @@ void GenerationSession::DropAttempt() {
 }
 
 bool GenerationSession::Relay(v1::Delta delta) {
-  const int64_t tokens = relay_.completion_tokens() - record_.output_tokens;
-  record_.output_tokens = relay_.completion_tokens();
+  const int64_t tokens = relay_->completion_tokens() - record_.output_tokens;
+  record_.output_tokens = relay_->completion_tokens();
   if (delta.text().empty() && delta.token_ids().empty() && delta.logprobs().empty()) return true;
   v1::GenerateEvent event;
   *event.mutable_delta() = std::move(delta);
@@ -334,11 +334,11 @@ bool GenerationSession::Push(v1::GenerateEvent event) {
 
 void GenerationSession::OnTimeLimit() {
   v1::Delta delta;
-  delta.set_text(relay_.Flush());
+  delta.set_text(relay_->Flush());
   if (Relay(std::move(delta))) CompleteWith(v1::FINISH_REASON_TIME_LIMIT, {});
 }
 
-void GenerationSession::Complete() { CompleteWith(relay_.end()->reason, relay_.end()->match); }
+void GenerationSession::Complete() { CompleteWith(relay_->end()->reason, relay_->end()->match); }
 
 void GenerationSession::CompleteWith(v1::FinishReason reason, const v1::StopMatch& match) {
   v1::GenerateEvent event;
@@ -347,8 +347,8 @@ void GenerationSession::CompleteWith(v1::FinishReason reason, const v1::StopMatc
   if (match.kind_case() != v1::StopMatch::KIND_NOT_SET) *finished->mutable_match() = match;
   const int32_t prompt_tokens = static_cast<int32_t>(plan_.prompt.size());
   finished->mutable_usage()->set_prompt_tokens(prompt_tokens);
-  finished->mutable_usage()->set_completion_tokens(relay_.completion_tokens());
-  finished->mutable_usage()->set_total_tokens(prompt_tokens + relay_.completion_tokens());
+  finished->mutable_usage()->set_completion_tokens(relay_->completion_tokens());
+  finished->mutable_usage()->set_total_tokens(prompt_tokens + relay_->completion_tokens());
   finished->mutable_usage()->set_cached_prompt_tokens(cached_tokens_);
   finished->mutable_timing()->set_queue_seconds(record_.queue_seconds);
   finished->mutable_timing()->set_time_to_first_token_seconds(std::max(0.0, record_.time_to_first_token));
@@ -369,9 +369,11 @@ void GenerationSession::End(Outcome outcome, const absl::Status& status) {
   if (time_limit_.has_value()) environment_.timers->Cancel(*time_limit_);
   if (retry_.has_value()) environment_.timers->Cancel(*retry_);
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
-  if (sink_ != nullptr) sink_->Finish(status);
-  plan_.model->metrics->prompt_tokens.Observe(static_cast<double>(plan_.prompt.size()));
-  plan_.model->metrics->output_tokens.Observe(static_cast<double>(relay_.completion_tokens()));
+  sink_->Finish(status);
+  if (relay_ != nullptr) {
+    plan_.model->metrics->prompt_tokens.Observe(static_cast<double>(plan_.prompt.size()));
+    plan_.model->metrics->output_tokens.Observe(static_cast<double>(relay_->completion_tokens()));
+  }
   record_.Finish(outcome, status);
 }
 

@@ -53,12 +53,14 @@ struct SessionEnvironment {
 class GenerationSession : public std::enable_shared_from_this<GenerationSession> {
  public:
   // `deadline`: the client's; time_point::max() when it has none.
-  GenerationSession(const SessionEnvironment& environment, GenerationPlan plan, RequestRecord record,
+  GenerationSession(const SessionEnvironment& environment, RequestRecord record,
                     std::chrono::system_clock::time_point deadline);
   GenerationSession(const GenerationSession&) = delete;
 
-  // Once. The sink may be finished before this returns.
-  void Start(std::unique_ptr<GenerationSink> sink);
+  // Once, before anything else: where to send what happens. From then on the request can be cancelled.
+  void Open(std::unique_ptr<GenerationSink> sink);
+  // Once: runs the plan, or ends with the reason why there is none. The sink may be finished before this returns.
+  void Start(absl::StatusOr<GenerationPlan> plan);
   // The client is gone, or its deadline has passed.
   void Cancel();
   // The gateway gives up the request.
@@ -114,7 +116,6 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void InAttempt(int attempt, Step step);
 
   const SessionEnvironment environment_;
-  const GenerationPlan plan_;
   const std::chrono::system_clock::time_point deadline_;
 
   std::mutex mutex_;
@@ -122,7 +123,10 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   bool ended_ = false;
   std::unique_ptr<GenerationSink> sink_;
   RequestRecord record_;
-  TokenRelay relay_;
+  // Set by Start, not changed afterwards.
+  GenerationPlan plan_;
+  // Null until Start.
+  std::unique_ptr<TokenRelay> relay_;
   std::shared_ptr<AdmissionTicket> ticket_;
   Attempt attempt_;
   // The current attempt; also counts those that found a worker full.

@@ -22,14 +22,16 @@ absl::Status DrainingError() {
   return WithReason(absl::UnavailableError("the gateway is shutting down; try another or again later"), "DRAINING");
 }
 
+absl::Status TooManyLargeRequests() {
+  return WithRetryAfter(absl::ResourceExhaustedError("too many large requests are being tokenized; try again later"),
+                        absl::Seconds(1), "QUEUE_FULL");
+}
+
 // A unary call that a session answers. Deletes itself.
 class SessionReactor final : public grpc::ServerUnaryReactor {
  public:
-  // Before the session can finish the reactor.
-  void OnEvents(std::function<void()> on_cancel, std::function<void()> on_done) {
-    on_cancel_ = std::move(on_cancel);
-    on_done_ = std::move(on_done);
-  }
+  SessionReactor(std::function<void()> on_cancel, std::function<void()> on_done)
+      : on_cancel_(std::move(on_cancel)), on_done_(std::move(on_done)) {}
   void OnCancel() override { on_cancel_(); }
   void OnDone() override {
     on_done_();
@@ -37,8 +39,8 @@ class SessionReactor final : public grpc::ServerUnaryReactor {
   }
 
  private:
-  std::function<void()> on_cancel_;
-  std::function<void()> on_done_;
+  const std::function<void()> on_cancel_;
+  const std::function<void()> on_done_;
 };
 
 // Answers a unary call on the spot.
@@ -86,125 +88,127 @@ absl::Status NameRequest(grpc::CallbackServerContext* context, const std::string
 
 void InferenceService::AbortAll() { live_calls_.AbortAll(DrainingError()); }
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::FindModel(const std::string& name,
-                                                                               RequestRecord* record) const {
-  BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, context_.catalog->Find(name));
+absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::Identify(grpc::CallbackServerContext* context,
+                                                                              const std::string& request_id,
+                                                                              const std::string& model_name,
+                                                                              RequestRecord* record) const {
+  BATON_RETURN_IF_ERROR(NameRequest(context, request_id, record));
+  BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, context_.catalog->Find(model_name));
   record->metrics = model->metrics;
   record->model = model->name;
   return model;
 }
 
-absl::StatusOr<std::shared_ptr<GenerationSession>> InferenceService::MakeGeneration(
-    Method method, grpc::CallbackServerContext* context, const v1::GenerateRequest& request) {
-  RequestRecord record(method, context_.metrics->unknown());
-  const auto make = [&]() -> absl::StatusOr<std::shared_ptr<GenerationSession>> {
-    BATON_RETURN_IF_ERROR(NameRequest(context, request.request_id(), &record));
-    BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, FindModel(request.model(), &record));
-    BATON_ASSIGN_OR_RETURN(GenerationPlan plan, CheckGenerate(request, record.request_id, std::move(model)));
-    record.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
-    return std::make_shared<GenerationSession>(context_.sessions, std::move(plan), record, context->deadline());
-  };
-  absl::StatusOr<std::shared_ptr<GenerationSession>> session = make();
-  if (!session.ok()) record.Finish(session.status());
-  return session;
+template <typename Session, typename Request, typename Plan>
+void InferenceService::CheckAndStart(const std::shared_ptr<Session>& session, const Request& request,
+                                     const std::string& request_id,
+                                     absl::StatusOr<std::shared_ptr<const ServedModel>> model,
+                                     absl::StatusOr<Plan> (*check)(const Request&, const std::string&,
+                                                                   std::shared_ptr<const ServedModel>)) {
+  if (!model.ok()) return session->Start(model.status());
+  const size_t bytes = request.ByteSizeLong();
+  if (bytes <= TextLane::kSmallBytes) return session->Start(check(request, request_id, *model));
+  // A cancelled call, and the request with it, may be gone before its check is done.
+  const auto copy = std::make_shared<const Request>(request);
+  const bool accepted =
+      context_.text_lane->Run(bytes, [=, model = *model] { session->Start(check(*copy, request_id, model)); });
+  if (!accepted) session->Start(TooManyLargeRequests());
 }
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                      const v1::GenerateRequest* request,
                                                      v1::GenerateResponse* response) {
-  auto pass = std::make_shared<GatePass>(context_.gate);
+  const auto pass = std::make_shared<GatePass>(context_.gate);
   if (!pass->inside()) return Answer(context, DrainingError());
-  const auto made = MakeGeneration(Method::kGenerate, context, *request);
-  if (!made.ok()) return Answer(context, made.status());
-  const std::shared_ptr<GenerationSession> session = *made;
+  RequestRecord record(Method::kGenerate, context_.metrics->unknown());
+  auto model = Identify(context, request->request_id(), request->model(), &record);
+  const auto session = std::make_shared<GenerationSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
-  auto* const reactor = new SessionReactor;
-  reactor->OnEvents([session] { session->Cancel(); }, [this, id, pass] { live_calls_.Remove(id); });
-  session->Start(std::make_unique<ResponseSink>(reactor, response));
+  auto* const reactor =
+      new SessionReactor([session] { session->Cancel(); }, [this, id, pass] { live_calls_.Remove(id); });
+  session->Open(std::make_unique<ResponseSink>(reactor, response));
+  CheckAndStart(session, *request, record.request_id, std::move(model), CheckGenerate);
   return reactor;
 }
 
 grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(grpc::CallbackServerContext* context,
                                                                               const v1::GenerateRequest* request) {
   using Writer = EventWriter<v1::GenerateEvent>;
-  const auto refuse = [](const absl::Status& status) {
-    auto* const writer = new Writer(1, nullptr);
-    writer->handle()->Finish(ToGrpcStatus(status));
-    return writer;
-  };
-  auto pass = std::make_shared<GatePass>(context_.gate);
-  if (!pass->inside()) return refuse(DrainingError());
-  const auto made = MakeGeneration(Method::kGenerateStream, context, *request);
-  if (!made.ok()) return refuse(made.status());
-  const std::shared_ptr<GenerationSession> session = *made;
+  const auto pass = std::make_shared<GatePass>(context_.gate);
+  if (!pass->inside()) {
+    auto* const refusal = new Writer(1, nullptr);
+    refusal->handle()->Finish(ToGrpcStatus(DrainingError()));
+    return refusal;
+  }
+  RequestRecord record(Method::kGenerateStream, context_.metrics->unknown());
+  auto model = Identify(context, request->request_id(), request->model(), &record);
+  const auto session = std::make_shared<GenerationSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
   auto* const writer = new Writer(context_.max_queued_events, [this, session, id, pass] {
     session->Cancel();
     live_calls_.Remove(id);
   });
-  session->Start(std::make_unique<StreamSink>(writer->handle()));
+  session->Open(std::make_unique<StreamSink>(writer->handle()));
+  CheckAndStart(session, *request, record.request_id, std::move(model), CheckGenerate);
   return writer;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Score(grpc::CallbackServerContext* context, const v1::ScoreRequest* request,
                                                   v1::ScoreResponse* response) {
-  auto pass = std::make_shared<GatePass>(context_.gate);
+  const auto pass = std::make_shared<GatePass>(context_.gate);
   if (!pass->inside()) return Answer(context, DrainingError());
   RequestRecord record(Method::kScore, context_.metrics->unknown());
-  const auto make = [&]() -> absl::StatusOr<std::shared_ptr<ScoreSession>> {
-    BATON_RETURN_IF_ERROR(NameRequest(context, request->request_id(), &record));
-    BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, FindModel(request->model(), &record));
-    BATON_ASSIGN_OR_RETURN(ScorePlan plan, CheckScore(*request, record.request_id, std::move(model)));
-    return std::make_shared<ScoreSession>(context_.sessions, std::move(plan), record, context->deadline());
-  };
-  const absl::StatusOr<std::shared_ptr<ScoreSession>> made = make();
-  if (!made.ok()) {
-    record.Finish(made.status());
-    return Answer(context, made.status());
-  }
-  const std::shared_ptr<ScoreSession> session = *made;
+  auto model = Identify(context, request->request_id(), request->model(), &record);
+  const auto session = std::make_shared<ScoreSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
-  auto* const reactor = new SessionReactor;
-  reactor->OnEvents([session] { session->Cancel(); }, [this, id, pass] { live_calls_.Remove(id); });
-  session->Start([reactor, response](absl::StatusOr<v1::ScoreResponse> scores) {
+  auto* const reactor =
+      new SessionReactor([session] { session->Cancel(); }, [this, id, pass] { live_calls_.Remove(id); });
+  session->Open([reactor, response](absl::StatusOr<v1::ScoreResponse> scores) {
     if (scores.ok()) response->Swap(&*scores);
     reactor->Finish(ToGrpcStatus(scores.status()));
   });
+  CheckAndStart(session, *request, record.request_id, std::move(model), CheckScore);
+  return reactor;
+}
+
+template <typename Request, typename Response>
+grpc::ServerUnaryReactor* InferenceService::AnswerText(Method method, grpc::CallbackServerContext* context,
+                                                       const Request* request, Response* response,
+                                                       absl::StatusOr<Response> (*answer)(const Request&,
+                                                                                          const ServedModel&)) {
+  const auto pass = std::make_shared<GatePass>(context_.gate);
+  if (!pass->inside()) return Answer(context, DrainingError());
+  RequestRecord record(method, context_.metrics->unknown());
+  const auto model = Identify(context, "", request->model(), &record);
+  if (!model.ok()) {
+    record.Finish(model.status());
+    return Answer(context, model.status());
+  }
+  // Request and response live until the reactor is finished, which is here.
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const bool accepted = context_.text_lane->Run(request->ByteSizeLong(), [=, model = *model]() mutable {
+    absl::StatusOr<Response> answered = answer(*request, *model);
+    if (answered.ok()) response->Swap(&*answered);
+    record.Finish(answered.status());
+    reactor->Finish(ToGrpcStatus(answered.status()));
+  });
+  if (!accepted) {
+    record.Finish(TooManyLargeRequests());
+    reactor->Finish(ToGrpcStatus(TooManyLargeRequests()));
+  }
   return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
                                                      const v1::TokenizeRequest* request,
                                                      v1::TokenizeResponse* response) {
-  const GatePass pass(context_.gate);
-  if (!pass.inside()) return Answer(context, DrainingError());
-  RequestRecord record(Method::kTokenize, context_.metrics->unknown());
-  const auto tokenize = [&]() -> absl::Status {
-    BATON_RETURN_IF_ERROR(NameRequest(context, "", &record));
-    BATON_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, FindModel(request->model(), &record));
-    BATON_ASSIGN_OR_RETURN(*response, CheckAndTokenize(*request, *model));
-    return absl::OkStatus();
-  };
-  const absl::Status status = tokenize();
-  record.Finish(status);
-  return Answer(context, status);
+  return AnswerText(Method::kTokenize, context, request, response, CheckAndTokenize);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Detokenize(grpc::CallbackServerContext* context,
                                                        const v1::DetokenizeRequest* request,
                                                        v1::DetokenizeResponse* response) {
-  const GatePass pass(context_.gate);
-  if (!pass.inside()) return Answer(context, DrainingError());
-  RequestRecord record(Method::kDetokenize, context_.metrics->unknown());
-  const auto detokenize = [&]() -> absl::Status {
-    BATON_RETURN_IF_ERROR(NameRequest(context, "", &record));
-    BATON_ASSIGN_OR_RETURN(const std::shared_ptr<const ServedModel> model, FindModel(request->model(), &record));
-    BATON_ASSIGN_OR_RETURN(*response, CheckAndDetokenize(*request, *model));
-    return absl::OkStatus();
-  };
-  const absl::Status status = detokenize();
-  record.Finish(status);
-  return Answer(context, status);
+  return AnswerText(Method::kDetokenize, context, request, response, CheckAndDetokenize);
 }
 
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,

@@ -20,6 +20,7 @@
 #include "gateway/live_calls.h"
 #include "gateway/model_catalog.h"
 #include "gateway/request_record.h"
+#include "gateway/text_lane.h"
 
 namespace baton {
 
@@ -29,6 +30,7 @@ struct InferenceContext {
   GatewayMetrics* metrics = nullptr;
   DrainGate* gate = nullptr;
   SessionEnvironment sessions;
+  TextLane* text_lane = nullptr;
   // Events a stream may be behind before its reader is called too slow.
   size_t max_queued_events = 1024;
 };
@@ -54,11 +56,21 @@ class InferenceService final : public v1::Inference::CallbackService {
                                        v1::ListModelsResponse* response) override;
 
  private:
-  // A generation ready to start, or why not.
-  absl::StatusOr<std::shared_ptr<GenerationSession>> MakeGeneration(Method method, grpc::CallbackServerContext* context,
-                                                                    const v1::GenerateRequest& request);
-  // The model of a request, and the record that names it from then on.
-  absl::StatusOr<std::shared_ptr<const ServedModel>> FindModel(const std::string& name, RequestRecord* record) const;
+  // Names the call and finds its model; fills in `record`.
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Identify(grpc::CallbackServerContext* context,
+                                                              const std::string& request_id, const std::string& model,
+                                                              RequestRecord* record) const;
+  // Checks a request, off gRPC's threads when it is large, and starts its session with what comes of it.
+  template <typename Session, typename Request, typename Plan>
+  void CheckAndStart(const std::shared_ptr<Session>& session, const Request& request, const std::string& request_id,
+                     absl::StatusOr<std::shared_ptr<const ServedModel>> model,
+                     absl::StatusOr<Plan> (*check)(const Request&, const std::string&,
+                                                   std::shared_ptr<const ServedModel>));
+  // Answers a call about text on the spot, or off gRPC's threads when it is large.
+  template <typename Request, typename Response>
+  grpc::ServerUnaryReactor* AnswerText(Method method, grpc::CallbackServerContext* context, const Request* request,
+                                       Response* response,
+                                       absl::StatusOr<Response> (*answer)(const Request&, const ServedModel&));
 
   const InferenceContext context_;
   LiveCalls live_calls_;

@@ -94,6 +94,18 @@ void ModelCatalog::Rebuild() {
   for (const std::string& name : names) models_[name] = Describe(name);
 }
 
+int64_t ModelCatalog::LongestPieceBytes(const std::shared_ptr<const Tokenizer>& tokenizer) {
+  if (tokenizer == nullptr) return 0;
+  const auto [entry, is_new] = longest_pieces_.emplace(tokenizer, 0);
+  if (is_new) {
+    for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) {
+      const int64_t bytes = static_cast<int64_t>(tokenizer->TokenBytes(id, /*keep_special=*/true).size());
+      entry->second = std::max(entry->second, bytes);
+    }
+  }
+  return entry->second;
+}
+
 std::shared_ptr<const ServedModel> ModelCatalog::Describe(const std::string& name) {
   struct Group {
     int prefill = 0;
@@ -142,6 +154,7 @@ std::shared_ptr<const ServedModel> ModelCatalog::Describe(const std::string& nam
   model->parameters = info.parameters();
   model->generation = info.generation();
   model->tokenizer = group.first->tokenizer;
+  model->longest_piece_bytes = LongestPieceBytes(model->tokenizer);
   model->metrics = metrics_->ForModel(name);
   model->prefill_workers = group.prefill;
   model->decode_workers = group.decode;

@@ -39,6 +39,8 @@ struct ServedModel {
   worker::v1::Generation generation;
   // Null for a checkpoint without one: such a model takes and gives token ids only.
   std::shared_ptr<const Tokenizer> tokenizer;
+  // Bytes of text one token can stand for at most; 0: not known.
+  int64_t longest_piece_bytes = 0;
   ModelMetrics* metrics = nullptr;
   int prefill_workers = 0;
   int decode_workers = 0;
@@ -74,12 +76,15 @@ class ModelCatalog : public FleetObserver {
   // Works out models_ and the worker gauges from workers_.
   void Rebuild();
   std::shared_ptr<const ServedModel> Describe(const std::string& name);
+  int64_t LongestPieceBytes(const std::shared_ptr<const Tokenizer>& tokenizer);
 
   GatewayMetrics* const metrics_;
   // Guards what follows.
   mutable std::mutex mutex_;
   std::map<Key, WorkerSnapshot> workers_;
   std::map<std::string, std::shared_ptr<const ServedModel>> models_;
+  // Worked out once per tokenizer.
+  std::map<std::shared_ptr<const Tokenizer>, int64_t> longest_pieces_;
   // Fingerprints last warned about, by model name.
   std::map<std::string, int> fingerprints_warned_;
 };

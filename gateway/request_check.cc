@@ -19,30 +19,44 @@ void CheckRange(Value value, Value low, Value high, const char* field, Violation
   violations->Add(field, absl::StrCat("is ", value, ", must be in [", low, ", ", high, "]"));
 }
 
-// Of GenerateRequest and ScoreRequest, whose prompts and contexts are alike.
+// The functions below serve GenerateRequest and ScoreRequest, whose prompts and contexts are alike.
+
+// Bytes of text to tokenize.
+template <typename Request>
+int64_t TextBytes(const Request& request) {
+  size_t bytes = request.text().text().size();
+  for (const v1::ChatMessage& message : request.chat().messages()) bytes += message.content().size();
+  return static_cast<int64_t>(bytes);
+}
+
 template <typename Request>
 std::vector<int32_t> EncodePrompt(const Request& request, const char* what, const ServedModel& model,
                                   Violations* violations) {
-  std::vector<int32_t> ids;
-  const char* field = nullptr;
+  const char* const field = request.has_text() ? "text" : request.has_tokens() ? "tokens.ids" : "chat";
+  // So much text cannot fit, however it is tokenized; finding out how many tokens it has would take long.
+  if (model.longest_piece_bytes > 0 && TextBytes(request) / model.longest_piece_bytes >= model.max_tokens) {
+    violations->AddWithReason(field,
+                              absl::StrCat("has ", TextBytes(request), " bytes of text, more than the ",
+                                           model.max_tokens, " tokens of model ", model.name, " can hold"),
+                              "PROMPT_TOO_LONG");
+    return {};
+  }
   const size_t before = violations->count();
+  std::vector<int32_t> ids;
   if (request.has_text()) {
-    field = "text";
     ids = EncodeTextPrompt(request.text(), model, violations);
   } else if (request.has_tokens()) {
-    field = "tokens.ids";
     ids = EncodeTokenPrompt(request.tokens(), field, model, violations);
   } else if (request.has_chat()) {
-    field = "chat";
     ids = EncodeChatPrompt(request.chat(), model, violations);
   } else {
     violations->Add(what, "is missing: set text, tokens or chat");
-    return ids;
   }
-  if (ids.empty() && violations->count() == before) violations->Add(field, "has no tokens");
+  if (violations->count() > before) return ids;
+  if (ids.empty()) violations->Add(field, "has no tokens");
   // One token of output, or of a continuation, has to fit behind it.
   const int64_t tokens = static_cast<int64_t>(ids.size());
-  if (tokens + 1 > model.max_tokens) {
+  if (tokens >= model.max_tokens) {
     violations->AddWithReason(
         field, absl::StrCat("has ", tokens, " tokens; model ", model.name, " takes at most ", model.max_tokens - 1),
         "PROMPT_TOO_LONG");

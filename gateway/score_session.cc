@@ -25,18 +25,22 @@ absl::Status BrokenContract(const char* what) {
 
 }  // namespace
 
-ScoreSession::ScoreSession(const SessionEnvironment& environment, ScorePlan plan, RequestRecord record,
+ScoreSession::ScoreSession(const SessionEnvironment& environment, RequestRecord record,
                            std::chrono::system_clock::time_point deadline)
-    : environment_(environment),
-      plan_(std::move(plan)),
-      deadline_(deadline),
-      record_(std::move(record)),
-      items_(plan_.continuations.size()) {}
+    : environment_(environment), deadline_(deadline), record_(std::move(record)) {}
 
-void ScoreSession::Start(OnEnd on_end) {
+void ScoreSession::Open(OnEnd on_end) {
   std::lock_guard<std::mutex> lock(mutex_);
   on_end_ = std::move(on_end);
-  if (ended_) return on_end_(CancelledStatus());
+}
+
+void ScoreSession::Start(absl::StatusOr<ScorePlan> plan) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (ended_) return;  // Cancelled meanwhile.
+  if (!plan.ok()) return End(plan.status());
+  plan_ = *std::move(plan);
+  items_ = std::vector<Item>(plan_.continuations.size());
+  record_.prompt_tokens = static_cast<int64_t>(plan_.context.size());
   const std::weak_ptr<ScoreSession> weak = weak_from_this();
   ticket_ = std::make_shared<AdmissionTicket>(DemandOf(plan_, 0), plan_.priority, plan_.model->metrics,
                                               [weak](absl::StatusOr<Route> route) {
@@ -203,9 +207,8 @@ void ScoreSession::End(absl::StatusOr<v1::ScoreResponse> response) {
     item.placement.Release();
   }
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
-  record_.prompt_tokens = static_cast<int64_t>(plan_.context.size());
   record_.Finish(response.status());
-  if (on_end_) on_end_(std::move(response));
+  on_end_(std::move(response));
 }
 
 }  // namespace baton

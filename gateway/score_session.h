@@ -29,11 +29,13 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   // Called once, last.
   using OnEnd = std::function<void(absl::StatusOr<v1::ScoreResponse>)>;
 
-  ScoreSession(const SessionEnvironment& environment, ScorePlan plan, RequestRecord record,
+  ScoreSession(const SessionEnvironment& environment, RequestRecord record,
                std::chrono::system_clock::time_point deadline);
   ScoreSession(const ScoreSession&) = delete;
 
-  void Start(OnEnd on_end);
+  // As GenerationSession's.
+  void Open(OnEnd on_end);
+  void Start(absl::StatusOr<ScorePlan> plan);
   void Cancel();
   void Abort(const absl::Status& status);
 
@@ -70,7 +72,6 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   }
 
   const SessionEnvironment environment_;
-  const ScorePlan plan_;
   const std::chrono::system_clock::time_point deadline_;
 
   std::mutex mutex_;
@@ -78,6 +79,8 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   bool ended_ = false;
   OnEnd on_end_;
   RequestRecord record_;
+  // Set by Start, not changed afterwards.
+  ScorePlan plan_;
   std::shared_ptr<AdmissionTicket> ticket_;
   std::vector<Item> items_;
   size_t next_item_ = 0;

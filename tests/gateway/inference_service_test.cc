@@ -161,6 +161,36 @@ TEST_F(ServiceTest, TokenizesBothWays) {
   EXPECT_EQ(text.text(), "Hello there");
 }
 
+TEST_F(ServiceTest, LargeTextsAreTokenizedAside) {
+  v1::TokenizeRequest request;
+  for (size_t i = 0; i < TextLane::kSmallBytes / 4; ++i) request.mutable_text()->mutable_text()->append("word ");
+  v1::TokenizeResponse response;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub_->Tokenize(&context, request, &response).ok());
+  EXPECT_GT(response.ids_size(), 10000);
+
+  v1::GenerateRequest too_long;
+  for (size_t i = 0; i < TextLane::kSmallBytes; ++i) too_long.mutable_tokens()->add_ids(100);
+  const absl::Status status = Stream(too_long)->Finish();
+  EXPECT_EQ(ErrorReason(status), "PROMPT_TOO_LONG") << status;
+
+  // As long as the context allows, and generated from.
+  v1::GenerateRequest long_one = SimpleRequest(1);
+  long_one.set_request_id("long");
+  for (int i = 0; i < 1024; ++i) (*long_one.mutable_sampling()->mutable_logit_bias())[i] = 1;
+  for (int i = 0; i < 4000; ++i) long_one.mutable_tokens()->add_ids(100);
+  for (int i = 0; i < 2048; ++i) long_one.mutable_sampling()->add_allowed_token_ids(i % 2048);
+  for (int i = 0; i < 16; ++i) long_one.mutable_stopping()->add_stop(std::string(256, 'x'));
+  auto client = Stream(long_one);
+  auto prefill = prefill_.Take();
+  ASSERT_NE(prefill, nullptr);
+  EXPECT_EQ(prefill->request.tokens_size(), 4004);
+  prefill->Push(FirstAndLast(200, worker::v1::LENGTH));
+  prefill->Push(PrefillDone());
+  prefill->Finish();
+  EXPECT_TRUE(client->Finish().ok());
+}
+
 TEST_F(ServiceTest, ListsModels) {
   grpc::ClientContext context;
   v1::ListModelsResponse response;

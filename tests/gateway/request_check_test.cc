@@ -270,6 +270,17 @@ TEST(CheckGenerateTest, LengthsAreCutToTheContext) {
   EXPECT_THAT(std::string(plan.status().message()), HasSubstr("512 tokens"));
 }
 
+TEST(CheckGenerateTest, TextThatCannotFitIsNotTokenized) {
+  auto model = TestModel();
+  model->longest_piece_bytes = 16;
+  GenerateRequest request;
+  request.mutable_text()->set_text(std::string(512 * 16, 'x'));
+  const auto plan = CheckGenerate(request, "id", model);
+  EXPECT_EQ(ErrorReason(plan.status()), "PROMPT_TOO_LONG");
+  EXPECT_THAT(FieldsOf(plan.status()), ElementsAre("text"));
+  EXPECT_THAT(std::string(plan.status().message()), HasSubstr("8192 bytes"));
+}
+
 TEST(CheckGenerateTest, TextNeverBecomesControlTokensUnlessAsked) {
   const auto model = TestModel();
   const int32_t turn = model->tokenizer->PieceId("<start_of_turn>");
