@@ -167,6 +167,16 @@ def test_down_from_elsewhere(deployment):
     assert process.wait(60) == 0
 
 
+def test_stops_without_its_state_directory(deployment):
+    process, _ = deployment.start("--model", MODELS / GEMMA, "--no-example")
+    pids = deployment.processes()
+    shutil.rmtree(deployment.run_dir)
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.read().splitlines()[-1] == "Baton is down."
+    assert process.wait(60) == 0
+    assert not any(alive(pid) for pid in pids.values())
+
+
 def test_a_reused_pid_is_not_taken_for_ours(deployment):
     deployment.run_dir.mkdir()
     (deployment.run_dir / "processes").write_text(f"{os.getpid()} 1 gateway gateway\n")
