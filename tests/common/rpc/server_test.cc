@@ -111,6 +111,8 @@ TEST_F(ServerTest, EventWriterBoundsItsQueue) {
   while (stream->Read(&load)) ++received;
   EXPECT_EQ(received, pushed);
   EXPECT_TRUE(stream->Finish().ok());
+  // The client hears of the end before the server's side is over, and the service must outlive that.
+  service.ended_.WaitForNotification();
 }
 
 }  // namespace
