@@ -251,6 +251,8 @@ TEST(PrefillEndingsTest, StoppingTheEngineEndsEveryCall) {
   TestPrefillWorker worker(&WorkerModel(), SlowOptions());
   FakeDecode decode;
   const auto running = worker.Start(worker.RequestTo(decode.endpoint(), 1, RandomPrompt(OwnModel(), 1500, 1)));
+  // Calls on one channel may arrive in either order, and two that arrive together both begin.
+  ASSERT_TRUE(worker.WaitForLoad(1, 0));
   const auto queued = worker.Start(worker.Request(RandomPrompt(OwnModel(), 1600, 2)));
   ASSERT_TRUE(worker.WaitForLoad(1, 1));
   worker.engine().Stop();
