@@ -32,8 +32,10 @@ class AdmissionQueueTest : public ::testing::Test {
   // One request of `state_tokens` of decode state (0: none) and what becomes of it.
   struct Request {
     std::shared_ptr<AdmissionTicket> ticket;
-    std::promise<absl::StatusOr<Route>> promise;
-    std::future<absl::StatusOr<Route>> later = promise.get_future();
+    // Shared with the ticket: the queue may still decide when the test is over.
+    std::shared_ptr<std::promise<absl::StatusOr<Route>>> promise =
+        std::make_shared<std::promise<absl::StatusOr<Route>>>();
+    std::future<absl::StatusOr<Route>> later = promise->get_future();
 
     bool WaitedFor() { return later.wait_for(kPatience) == std::future_status::ready; }
     bool Decided() { return later.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
@@ -47,7 +49,7 @@ class AdmissionQueueTest : public ::testing::Test {
     demand.state_tokens = state_tokens;
     request->ticket = std::make_shared<AdmissionTicket>(
         demand, priority, model_metrics_,
-        [request = request.get()](absl::StatusOr<Route> route) { request->promise.set_value(std::move(route)); });
+        [promise = request->promise](absl::StatusOr<Route> route) { promise->set_value(std::move(route)); });
     return request;
   }
   // Enters and has to run at once.
