@@ -3,14 +3,42 @@
 #include <algorithm>
 #include <atomic>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
 namespace {
 
+#if defined(__x86_64__)
+
+std::vector<Isa> DetectIsas() {
+  std::vector<Isa> isas = {Isa::kPortable};
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
+  isas.push_back(Isa::kAvx2);
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
+    return isas;
+  }
+  isas.push_back(Isa::kAvx512);
+  return isas;
+}
+
+#else
+
+std::vector<Isa> DetectIsas() { return {Isa::kPortable}; }
+
+#endif
+
 std::atomic<Isa>& Chosen() {
   static std::atomic<Isa> chosen{SupportedIsas().back()};
   return chosen;
+}
+
+bool IsSupported(Isa isa) {
+  const std::vector<Isa> supported = SupportedIsas();
+  return std::find(supported.begin(), supported.end(), isa) != supported.end();
 }
 
 }  // namespace
@@ -23,31 +51,41 @@ absl::string_view IsaName(Isa isa) {
       return "avx2";
     case Isa::kAvx512:
       return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "unknown";
 }
 
 std::vector<Isa> SupportedIsas() {
-  std::vector<Isa> isas = {Isa::kPortable};
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return isas;
-  isas.push_back(Isa::kAvx2);
-  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
-      !__builtin_cpu_supports("avx512dq") || !__builtin_cpu_supports("avx512vl")) {
-    return isas;
+  static const std::vector<Isa>* const isas = new std::vector<Isa>(DetectIsas());
+  return *isas;
+}
+
+absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
+  if (name == "auto") return SupportedIsas().back();
+  if (name == "avx512" && IsSupported(Isa::kAvx512Bf16)) return Isa::kAvx512Bf16;
+  for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+    if (IsaName(isa) != name) continue;
+    if (IsSupported(isa)) return isa;
+    const std::string supported =
+        absl::StrJoin(SupportedIsas(), ", ", [](std::string* out, Isa each) { absl::StrAppend(out, IsaName(each)); });
+    return absl::FailedPreconditionError(
+        absl::StrCat("this CPU lacks the instruction set \"", name, "\"; it has ", supported, ": use auto"));
   }
-  isas.push_back(Isa::kAvx512);
-#endif
-  return isas;
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown instruction set \"", name, "\": use auto, portable, avx2, avx512 or amx"));
 }
 
 Isa CurrentIsa() { return Chosen().load(std::memory_order_relaxed); }
 
-void SetIsaForTesting(Isa isa) {
-  const std::vector<Isa> supported = SupportedIsas();
-  BATON_CHECK(std::find(supported.begin(), supported.end(), isa) != supported.end());
+void SetIsa(Isa isa) {
+  BATON_CHECK(IsSupported(isa));
   Chosen().store(isa, std::memory_order_relaxed);
 }
+
+void SetIsaForTesting(Isa isa) { SetIsa(isa); }
 
 }  // namespace baton
