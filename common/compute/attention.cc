@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "common/base/status_macros.h"
+#include "common/compute/attention_scratch.h"
 
 #define BATON_ISA_BODY "common/compute/attention.inc"
 #include "common/compute/each_isa.inc"
@@ -12,19 +15,49 @@
 namespace baton {
 namespace {
 
-// Grows to the longest context this thread has met and stays.
-struct Scratch {
-  std::vector<float> scores;   // [queries, positions]
-  std::vector<float> queries;  // [queries, head_dim rounded up to 16]
+// Grows to the largest head this thread has met and stays.
+class ScratchMemory {
+ public:
+  const AttentionScratch& ForHeads(int head_dim) {
+    const int64_t dim = (int64_t{head_dim} + 31) / 32 * 32;
+    if (dim == scratch_.dim) return scratch_;
+    const int64_t row = dim * static_cast<int64_t>(sizeof(float));
+    const int64_t query_bytes = kMaxTileQueries * row;
+    const int64_t block_bytes = kKeyBlock * row;
+    const int64_t score_bytes = kMaxTileQueries * kKeyBlock * static_cast<int64_t>(sizeof(float));
+    const int64_t vector_bytes = kMaxTileQueries * static_cast<int64_t>(sizeof(float));
+    memory_.resize(2 * query_bytes + 3 * block_bytes + 2 * score_bytes + 3 * vector_bytes + row + kLine);
+    void* start = memory_.data();
+    size_t room = memory_.size();
+    auto* at = static_cast<std::byte*>(std::align(kLine, kLine, start, room));
+    // Every part is a whole number of cache lines.
+    const auto take = [&](int64_t bytes) { return std::exchange(at, at + bytes); };
+    scratch_.dim = dim;
+    scratch_.queries = take(query_bytes);
+    scratch_.keys = take(block_bytes);
+    scratch_.values = take(block_bytes);
+    scratch_.weights = take(score_bytes);
+    scratch_.scores = reinterpret_cast<float*>(take(score_bytes));
+    scratch_.outputs = reinterpret_cast<float*>(take(query_bytes));
+    scratch_.maxima = reinterpret_cast<float*>(take(vector_bytes));
+    scratch_.sums = reinterpret_cast<float*>(take(vector_bytes));
+    scratch_.factors = reinterpret_cast<float*>(take(vector_bytes));
+    scratch_.padded = take(block_bytes);
+    std::byte* zeros = take(row);
+    std::fill(scratch_.padded, scratch_.padded + block_bytes, std::byte{0});
+    std::fill(zeros, zeros + row, std::byte{0});
+    scratch_.zeros = zeros;
+    return scratch_;
+  }
+
+ private:
+  static constexpr size_t kLine = 64;
+  std::vector<std::byte> memory_;
+  AttentionScratch scratch_;
 };
 
-float* AtLeast(std::vector<float>& buffer, int64_t size) {
-  if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
-  return buffer.data();
-}
-
-float Element(const std::byte* data, WeightType type, int64_t index) {
-  if (type == WeightType::kF32) return reinterpret_cast<const float*>(data)[index];
+float Element(const std::byte* data, KvElement type, int64_t index) {
+  if (type == KvElement::kF32) return reinterpret_cast<const float*>(data)[index];
   return Bf16ToFloat(reinterpret_cast<const uint16_t*>(data)[index]);
 }
 
@@ -32,26 +65,19 @@ float Element(const std::byte* data, WeightType type, int64_t index) {
 
 void Attend(const AttentionShape& shape, absl::Span<const KeyValueRows> rows,
             absl::Span<const AttentionQuery> queries) {
-  BATON_CHECK(!rows.empty() && !queries.empty() && queries.size() <= kMaxTileQueries);
+  BATON_CHECK(!rows.empty() && !queries.empty() && queries.size() <= kMaxTileQueries && shape.head_dim > 0);
   const int64_t first = rows.front().first_position;
-  const int64_t total = rows.back().first_position + rows.back().count - first;
+  const int64_t last = rows.back().first_position + rows.back().count;
   for (const AttentionQuery& query : queries) {
-    BATON_CHECK(first <= query.begin && query.begin < query.end && query.end <= first + total);
+    BATON_CHECK(first <= query.begin && query.begin < query.end && query.end <= last);
   }
 
-  thread_local Scratch scratch;
-  const int padded_dim = (shape.head_dim + 15) / 16 * 16;
-  float* padded = AtLeast(scratch.queries, static_cast<int64_t>(queries.size()) * padded_dim);
-  for (size_t q = 0; q < queries.size(); ++q) {
-    float* to = padded + q * padded_dim;
-    std::copy(queries[q].query, queries[q].query + shape.head_dim, to);
-    std::fill(to + shape.head_dim, to + padded_dim, 0.0f);
-  }
-  float* scores = AtLeast(scratch.scores, static_cast<int64_t>(queries.size()) * total);
+  thread_local ScratchMemory memory;
+  const AttentionScratch& scratch = memory.ForHeads(shape.head_dim);
   const auto kernel =
-      shape.element == WeightType::kF32 ? BATON_PICK_ISA(AttendTile<float>) : BATON_PICK_ISA(AttendTile<uint16_t>);
+      shape.element == KvElement::kF32 ? BATON_PICK_ISA(AttendTile<float>) : BATON_PICK_ISA(AttendTile<uint16_t>);
   kernel(shape, rows.data(), static_cast<int64_t>(rows.size()), queries.data(), static_cast<int>(queries.size()),
-         padded, padded_dim, scores, total);
+         scratch);
 }
 
 void AttendReference(const AttentionShape& shape, absl::Span<const KeyValueRows> rows, const AttentionQuery& query) {

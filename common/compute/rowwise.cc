@@ -12,17 +12,19 @@ void RmsNorm(const float* x, const float* scale, float epsilon, int64_t n, Round
   BATON_PICK_ISA(RmsNormRow)(x, scale, epsilon, n, rounding == Rounding::kBf16, y);
 }
 
+void AddRmsNorm(const ResidualRow& row, float epsilon, int64_t n, Rounding rounding) {
+  BATON_PICK_ISA(AddRmsNormRow)(row, epsilon, n, rounding == Rounding::kBf16);
+}
+
 void GeluGate(const float* gate, const float* up, int64_t n, Rounding rounding, float* y) {
   BATON_PICK_ISA(GeluGateRow)(gate, up, n, rounding == Rounding::kBf16, y);
 }
 
-void Gelu(int64_t n, float* x) { BATON_PICK_ISA(GeluRow)(n, x); }
-
 void SoftCap(float cap, int64_t n, float* x) { BATON_PICK_ISA(SoftCapRow)(cap, n, x); }
 
-void AddTo(const float* x, int64_t n, float* y) { BATON_PICK_ISA(AddRow)(x, n, y); }
-
 void RoundRow(int64_t n, float* x) { BATON_PICK_ISA(RoundRowToBf16)(n, x); }
+
+void StoreAsBf16(const float* x, int64_t n, uint16_t* to) { BATON_PICK_ISA(StoreRowAsBf16)(x, n, to); }
 
 void RmsNormReference(const float* x, const float* scale, float epsilon, int64_t n, float* y) {
   double squares = 0;

@@ -38,30 +38,30 @@ void ForwardPass::Run(absl::Span<const SequenceRun> runs, absl::Span<float> logi
   float* y = mixed_.Resize(rows_, config_.hidden_size);     // what a block writes
 
   Embed();
-  Observe(observer, "embed", x);
+  if (observer != nullptr) Observe(*observer, "embed", x);
+  Normalize(x, weights_.layers[0].mixer_norm, h);
   for (int i = 0; i < config_.num_layers; ++i) {
     const LayerWeights& layer = weights_.layers[i];
+    const bool last = i + 1 == config_.num_layers;
 
-    Normalize(x, layer.mixer_norm, h);
     if (config_.mixers[i] == MixerKind::kRecurrent) {
       RecurrentBlock(i, layer.recurrent, h, y);
     } else {
       AttentionBlock(i, layer.attention, h, y);
     }
-    AddToResidual(layer.mixer_output_norm, y);
+    AddToResidual(layer.mixer_output_norm, y, &layer.mlp_norm);
 
-    Normalize(x, layer.mlp_norm, h);
     MlpBlock(layer.mlp, h, y);
-    AddToResidual(layer.mlp_output_norm, y);
+    AddToResidual(layer.mlp_output_norm, y, last ? nullptr : &weights_.layers[i + 1].mixer_norm);
 
-    Observe(observer, absl::StrCat("layer", i), x);
+    if (observer != nullptr) Observe(*observer, absl::StrCat("layer", i), x);
   }
   if (observer != nullptr) {
     ForEachRow(rows_, config_.hidden_size, [&](int64_t row) {
       const int64_t at = row * config_.hidden_size;
       RmsNorm(x + at, weights_.final_norm.data(), config_.rms_norm_eps, config_.hidden_size, Rounding::kNone, h + at);
     });
-    Observe(observer, "final_norm", h);
+    Observe(*observer, "final_norm", h);
   }
   OutputHead(logits);
 
@@ -75,8 +75,6 @@ void ForwardPass::PlanRows(absl::Span<const SequenceRun> runs) {
   positions_.clear();
   run_of_row_.clear();
   logit_rows_.clear();
-  tiles_.clear();
-  const int64_t group = config_.num_heads / config_.num_kv_heads;
   for (size_t r = 0; r < runs.size(); ++r) {
     const SequenceRun& run = runs[r];
     const int64_t first_row = static_cast<int64_t>(tokens_.size());
@@ -87,12 +85,9 @@ void ForwardPass::PlanRows(absl::Span<const SequenceRun> runs) {
       run_of_row_.push_back(static_cast<int64_t>(r));
       if (t >= run.logits_from) logit_rows_.push_back(first_row + static_cast<int64_t>(t));
     }
-    const int64_t pairs = static_cast<int64_t>(run.tokens.size()) * group;
-    for (int64_t pair = 0; pair < pairs; pair += kMaxTileQueries) {
-      tiles_.push_back({static_cast<int64_t>(r), pair, std::min<int64_t>(kMaxTileQueries, pairs - pair)});
-    }
   }
   rows_ = static_cast<int64_t>(tokens_.size());
+  PlanTiles();
 }
 
 void ForwardPass::Embed() {
@@ -147,15 +142,18 @@ void ForwardPass::Normalize(const float* x, const NormScale& scale, float* y) {
   });
 }
 
-void ForwardPass::AddToResidual(const NormScale& output_norm, float* y) {
+void ForwardPass::AddToResidual(const NormScale& output_norm, const float* y, const NormScale* next_norm) {
   const int64_t hidden = config_.hidden_size;
   float* x = residual_.Resize(rows_, hidden);
+  float* h = normed_.Resize(rows_, hidden);
   ForEachRow(rows_, hidden, [&](int64_t row) {
-    float* output = y + row * hidden;
-    if (!output_norm.empty()) {
-      RmsNorm(output, output_norm.data(), config_.rms_norm_eps, hidden, Rounding::kNone, output);
-    }
-    AddTo(output, hidden, x + row * hidden);
+    const int64_t at = row * hidden;
+    AddRmsNorm({.update = y + at,
+                .update_scale = output_norm.empty() ? nullptr : output_norm.data(),
+                .residual = x + at,
+                .norm_scale = next_norm == nullptr ? nullptr : next_norm->data(),
+                .normed = next_norm == nullptr ? nullptr : h + at},
+               config_.rms_norm_eps, hidden, rounding_);
   });
 }
 
@@ -163,8 +161,8 @@ void ForwardPass::Apply(const LinearLayer& layer, const float* x, float* y) {
   Linear(pool_, layer.matrix, layer.bias_or_null(), {x, layer.matrix.inputs, rows_}, y, layer.matrix.outputs);
 }
 
-void ForwardPass::Observe(ForwardObserver* observer, const std::string& what, const float* rows) const {
-  if (observer != nullptr) observer->OnHidden(what, {rows, static_cast<size_t>(rows_ * config_.hidden_size)});
+void ForwardPass::Observe(ForwardObserver& observer, const std::string& what, const float* rows) const {
+  observer.OnHidden(what, {rows, static_cast<size_t>(rows_ * config_.hidden_size)});
 }
 
 int64_t ForwardPass::Grain(int64_t operations) { return std::max<int64_t>(1, kMixerWork / operations); }

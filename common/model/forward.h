@@ -48,23 +48,28 @@ class ForwardPass {
     int64_t run;
     int64_t first_pair;
     int64_t pairs;
+    int64_t work;  // pairs times keys seen
   };
 
   void PlanRows(absl::Span<const SequenceRun> runs);
+  // Cuts the runs into tiles, in attention_block.cc.
+  void PlanTiles();
   void Embed();
   // y = RMSNorm(x) for all rows, rounded for a matrix product.
   void Normalize(const float* x, const NormScale& scale, float* y);
-  // residual += y, or residual += RMSNorm(y) where `output_norm` is not empty.
-  void AddToResidual(const NormScale& output_norm, float* y);
+  // residual += y, or residual += RMSNorm(y) where `output_norm` is not empty; then, where there is a next block,
+  // normed = RMSNorm(residual), rounded for a matrix product.
+  void AddToResidual(const NormScale& output_norm, const float* y, const NormScale* next_norm);
   void Apply(const LinearLayer& layer, const float* x, float* y);
   void AttentionBlock(int layer, const AttentionWeights& weights, const float* x, float* y);
   void AttendTileOf(int layer, const AttentionTile& tile, int kv_head, const float* q, float* attended);
   void RecurrentBlock(int layer, const RecurrentWeights& weights, const float* x, float* y);
-  void ComputeGates(const RecurrentWeights& weights, const float* u);
+  // gate_input: [rows, lru_width], rounded for a matrix product.
+  void ComputeGates(const RecurrentWeights& weights, const float* gate_input);
   void ConvolveRun(int layer, const RecurrentWeights& weights, int64_t run, int64_t begin, int64_t end);
   void MlpBlock(const MlpWeights& weights, const float* x, float* y);
   void OutputHead(absl::Span<float> logits);
-  void Observe(ForwardObserver* observer, const std::string& what, const float* rows) const;
+  void Observe(ForwardObserver& observer, const std::string& what, const float* rows) const;
   // How many pieces of work, each of `operations` multiply-adds, one thread should take at a time: waking another for
   // less costs more than it saves. Only who does what depends on it, never a result.
   static int64_t Grain(int64_t operations);
@@ -82,18 +87,18 @@ class ForwardPass {
   // The batch at hand.
   absl::Span<const SequenceRun> runs_;
   int64_t rows_ = 0;
-  std::vector<int64_t> first_rows_;  // [runs]: row of each run's first token
-  std::vector<int32_t> tokens_;      // [rows]
-  std::vector<int64_t> positions_;   // [rows]
-  std::vector<int64_t> run_of_row_;  // [rows]
-  std::vector<int64_t> logit_rows_;  // rows whose logits are wanted
-  std::vector<AttentionTile> tiles_;
+  std::vector<int64_t> first_rows_;   // [runs]: row of each run's first token
+  std::vector<int32_t> tokens_;       // [rows]
+  std::vector<int64_t> positions_;    // [rows]
+  std::vector<int64_t> run_of_row_;   // [rows]
+  std::vector<int64_t> logit_rows_;   // rows whose logits are wanted
+  std::vector<AttentionTile> tiles_;  // most work first
+  int64_t tile_grain_ = 1;            // tiles of one thread's share
 
   RowBuffer residual_, normed_, mixed_;                               // [rows, hidden]
   RowBuffer q_, k_, v_, attended_;                                    // [rows, query or kv width]
   RowBuffer lru_input_, lru_branch_, lru_x_, lru_rounded_, lru_out_;  // [rows, lru_width]
   RowBuffer recurrence_gate_, input_gate_;                            // [rows, lru_width]
-  RowBuffer conv_history_;                                            // [runs, conv_width - 1, lru_width]
   RowBuffer gate_, up_;                                               // [rows, mlp_width]
   RowBuffer head_input_;                                              // [rows wanted, hidden]
 };

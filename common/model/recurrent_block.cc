@@ -2,11 +2,8 @@
 //
 //   branch = gelu(linear_y(x));  u = conv(linear_x(x));  h = RG-LRU(u);  y = linear_out(h * branch)
 //
-// What enters the convolution is rounded to the state's element type first: a token's input must look the same whether
-// it is read from this batch or from the state.
 #include <algorithm>
 
-#include "common/compute/bf16.h"
 #include "common/compute/recurrence.h"
 #include "common/model/forward.h"
 
@@ -18,19 +15,6 @@ constexpr int64_t kChannels = 256;
 // What the RG-LRU does per channel and token, in multiply-adds.
 constexpr int64_t kChannelWork = 64;
 
-float LoadElement(absl::Span<const std::byte> data, ElementType type, int64_t index) {
-  if (type == ElementType::kF32) return reinterpret_cast<const float*>(data.data())[index];
-  return Bf16ToFloat(reinterpret_cast<const uint16_t*>(data.data())[index]);
-}
-
-void StoreElement(float value, ElementType type, int64_t index, absl::Span<std::byte> data) {
-  if (type == ElementType::kF32) {
-    reinterpret_cast<float*>(data.data())[index] = value;
-  } else {
-    reinterpret_cast<uint16_t*>(data.data())[index] = FloatToBf16(value);
-  }
-}
-
 }  // namespace
 
 void ForwardPass::RecurrentBlock(int layer, const RecurrentWeights& weights, const float* x, float* y) {
@@ -39,12 +23,6 @@ void ForwardPass::RecurrentBlock(int layer, const RecurrentWeights& weights, con
   float* branch = lru_branch_.Resize(rows_, width);
   Apply(weights.linear_x, x, input);
   Apply(weights.linear_y, x, branch);
-  const bool round = rounding_ == Rounding::kBf16;
-  ForEachRow(rows_, width, [&](int64_t row) {
-    Gelu(width, branch + row * width);
-    if (round) RoundRow(width, input + row * width);
-  });
-
   // Channels are independent: (run, channel range) pairs run in parallel, tokens in order.
   const int64_t run_count = static_cast<int64_t>(runs_.size());
   const int64_t ranges = (width + kChannels - 1) / kChannels;
@@ -58,12 +36,13 @@ void ForwardPass::RecurrentBlock(int layer, const RecurrentWeights& weights, con
                         }
                       });
   };
-  float* u = lru_x_.Resize(rows_, width);
-  conv_history_.Resize(run_count * (config_.conv_width - 1), width);
+  const float* u = lru_x_.Resize(rows_, width);
+  const float* gate_input = u;
+  if (rounding_ == Rounding::kBf16) gate_input = lru_rounded_.Resize(rows_, width);
   for_each_channel_range(
       [&](int64_t run, int64_t begin, int64_t end) { ConvolveRun(layer, weights, run, begin, end); });
 
-  ComputeGates(weights, u);
+  ComputeGates(weights, gate_input);
   const float* recurrence_gate = recurrence_gate_.Resize(rows_, width);
   const float* input_gate = input_gate_.Resize(rows_, width);
   float* out = lru_out_.Resize(rows_, width);
@@ -86,17 +65,8 @@ void ForwardPass::RecurrentBlock(int layer, const RecurrentWeights& weights, con
 }
 
 // Both gates before their sigmoids. Block b reads and writes channels [b * block, (b + 1) * block).
-void ForwardPass::ComputeGates(const RecurrentWeights& weights, const float* u) {
+void ForwardPass::ComputeGates(const RecurrentWeights& weights, const float* gate_input) {
   const int64_t width = config_.lru_width;
-  const float* gate_input = u;
-  if (rounding_ == Rounding::kBf16) {
-    float* rounded = lru_rounded_.Resize(rows_, width);
-    ForEachRow(rows_, width, [&](int64_t row) {
-      std::copy(u + row * width, u + (row + 1) * width, rounded + row * width);
-      RoundRow(width, rounded + row * width);
-    });
-    gate_input = rounded;
-  }
   float* recurrence_gate = recurrence_gate_.Resize(rows_, width);
   float* input_gate = input_gate_.Resize(rows_, width);
   const int64_t blocks = config_.gate_blocks;
@@ -114,33 +84,18 @@ void ForwardPass::ComputeGates(const RecurrentWeights& weights, const float* u) 
 
 void ForwardPass::ConvolveRun(int layer, const RecurrentWeights& weights, int64_t run, int64_t begin, int64_t end) {
   const int64_t width = config_.lru_width;
-  const int64_t past = config_.conv_width - 1;
-  const int64_t tokens = static_cast<int64_t>(runs_[run].tokens.size());
-  const absl::Span<std::byte> state = runs_[run].state->ConvState(layer);
-  const float* input = lru_input_.Resize(rows_, width) + first_rows_[run] * width;
-  float* history = conv_history_.Resize(static_cast<int64_t>(runs_.size()) * past, width) + run * past * width;
-  for (int64_t s = 0; s < past; ++s) {
-    for (int64_t c = begin; c < end; ++c) {
-      history[s * width + c] = LoadElement(state, state_element_, s * width + c);
-    }
-  }
-
-  CausalConv({.tokens = tokens,
+  const int64_t at = first_rows_[run] * width;
+  CausalConv({.tokens = static_cast<int64_t>(runs_[run].tokens.size()),
               .channels = width,
               .width = config_.conv_width,
               .taps = weights.conv_taps.data(),
               .bias = weights.conv_bias.data(),
-              .history = history,
-              .input = input,
-              .output = lru_x_.Resize(rows_, width) + first_rows_[run] * width},
+              .history = runs_[run].state->ConvState(layer).data(),
+              .rounding = rounding_,
+              .input = lru_input_.Resize(rows_, width) + at,
+              .output = lru_x_.Resize(rows_, width) + at,
+              .rounded = rounding_ == Rounding::kBf16 ? lru_rounded_.Resize(rows_, width) + at : nullptr},
              begin, end);
-
-  // The last `past` inputs, of this run and, where it is shorter, of those before.
-  for (int64_t s = 0; s < past; ++s) {
-    const int64_t token = tokens - past + s;
-    const float* source = token >= 0 ? input + token * width : history + (past + token) * width;
-    for (int64_t c = begin; c < end; ++c) StoreElement(source[c], state_element_, s * width + c, state);
-  }
 }
 
 }  // namespace baton

@@ -1,32 +1,23 @@
 #include "common/state/sequence_state.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <exception>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/compute/rowwise.h"
 
 namespace baton {
 namespace {
-
-// Round to nearest, ties to even; NaN stays NaN.
-uint16_t ToBf16(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-  const uint32_t quiet_nan = (bits >> 16) | 0x40;
-  return static_cast<uint16_t>((bits & 0x7FFFFFFF) > 0x7F800000 ? quiet_nan : rounded);
-}
 
 void StoreRow(const float* from, int64_t count, ElementType element, std::byte* to) {
   if (element == ElementType::kF32) {
     std::memcpy(to, from, count * sizeof(float));
     return;
   }
-  auto* out = reinterpret_cast<uint16_t*>(to);
-  for (int64_t i = 0; i < count; ++i) out[i] = ToBf16(from[i]);
+  StoreAsBf16(from, count, reinterpret_cast<uint16_t*>(to));
 }
 
 absl::Status OutOfMemory(int64_t bytes) {

@@ -17,16 +17,66 @@ TEST_P(RecurrenceTest, ConvIsNearTheReferenceAndHandlesShortRuns) {
   const int64_t channels = 37;
   const std::vector<float> taps = RandomFloats(4 * channels, 1), bias = RandomFloats(channels, 2);
   const std::vector<float> history = RandomFloats(3 * channels, 3);
-  for (const int64_t tokens : {1, 2, 3, 9}) {
-    const std::vector<float> input = RandomFloats(tokens * channels, 4);
-    std::vector<float> got(input.size()), want(input.size());
-    ConvRun run = {tokens, channels, 4, taps.data(), bias.data(), history.data(), input.data(), got.data()};
-    CausalConv(run, 0, 20);
-    CausalConv(run, 20, channels);
-    run.output = want.data();
-    CausalConvReference(run);
-    for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], 2e-6);
+  for (const Rounding rounding : {Rounding::kNone, Rounding::kBf16}) {
+    const bool round = rounding == Rounding::kBf16;
+    for (const int64_t tokens : {1, 2, 3, 9}) {
+      const std::vector<float> input = RandomFloats(tokens * channels, 4);
+      std::vector<float> got(input.size()), want(input.size()), rounded(input.size());
+      std::vector<float> got_history = history, want_history = history;
+      std::vector<uint16_t> got_history16 = ToBf16(history), want_history16 = got_history16;
+      ConvRun run = {.tokens = tokens,
+                     .channels = channels,
+                     .width = 4,
+                     .taps = taps.data(),
+                     .bias = bias.data(),
+                     .history = round ? static_cast<void*>(got_history16.data()) : got_history.data(),
+                     .rounding = rounding,
+                     .input = input.data(),
+                     .output = got.data(),
+                     .rounded = round ? rounded.data() : nullptr};
+      CausalConv(run, 0, 20);
+      CausalConv(run, 20, channels);
+      run.history = round ? static_cast<void*>(want_history16.data()) : want_history.data();
+      run.output = want.data();
+      run.rounded = nullptr;
+      CausalConvReference(run);
+      for (size_t i = 0; i < got.size(); ++i) EXPECT_NEAR(got[i], want[i], 2e-6);
+      EXPECT_EQ(got_history, want_history);
+      EXPECT_EQ(got_history16, want_history16);
+      if (round) {
+        EXPECT_EQ(rounded, RoundedToBf16(got));
+      }
+    }
   }
+}
+
+// Any cut into runs gives the same bits, and the same history in the end.
+TEST_P(RecurrenceTest, ConvBitsDoNotDependOnTheCut) {
+  const int64_t channels = 21, tokens = 12;
+  const std::vector<float> taps = RandomFloats(4 * channels, 1), bias = RandomFloats(channels, 2);
+  const std::vector<float> input = RandomFloats(tokens * channels, 4);
+  const auto convolve = [&](const std::vector<int64_t>& lengths, std::vector<uint16_t>& history) {
+    std::vector<float> output(input.size());
+    int64_t at = 0;
+    for (const int64_t length : lengths) {
+      CausalConv({.tokens = length,
+                  .channels = channels,
+                  .width = 4,
+                  .taps = taps.data(),
+                  .bias = bias.data(),
+                  .history = history.data(),
+                  .rounding = Rounding::kBf16,
+                  .input = &input[at * channels],
+                  .output = &output[at * channels]},
+                 0, channels);
+      at += length;
+    }
+    return output;
+  };
+  std::vector<uint16_t> history(3 * channels, 0), cut_history(3 * channels, 0);
+  const std::vector<float> whole = convolve({12}, history);
+  EXPECT_EQ(convolve({1, 1, 2, 5, 3}, cut_history), whole);
+  EXPECT_EQ(cut_history, history);
 }
 
 struct LruInputs {
@@ -71,6 +121,7 @@ TEST_P(RecurrenceTest, RgLruIsNearTheReference) {
 // Long memories: 1 - a^2 must not be lost to rounding when a is within an ulp or two of 1.
 TEST_P(RecurrenceTest, DampingSurvivesDecaysNearOne) {
   const float decay = -1e-6f, gate = 0.0f, x = 1.0f, branch = 1.0f;
+  const double gelu = GeluReference(branch);
   float state = 0.0f, output = 0.0f;
   RgLru({.tokens = 1,
          .channels = 1,
@@ -83,7 +134,7 @@ TEST_P(RecurrenceTest, DampingSurvivesDecaysNearOne) {
          .state = &state,
          .output = &output},
         0, 1);
-  EXPECT_NEAR(output, 0.5 * std::sqrt(-std::expm1(-1e-6)), 1e-9);
+  EXPECT_NEAR(output, 0.5 * std::sqrt(-std::expm1(-1e-6)) * gelu, 1e-9);
 }
 
 TEST_P(RecurrenceTest, PositionZeroForgetsTheStateAndDoesNotDamp) {

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include "tests/common/compute/isa_test_fixture.h"
@@ -41,13 +42,60 @@ TEST_P(RowwiseTest, RmsNormOfZerosIsZero) {
   for (const float value : x) EXPECT_EQ(value, 0.0f);
 }
 
+// Gelu alone: with an "up" of ones.
+std::vector<float> GeluOf(const std::vector<float>& x) {
+  const std::vector<float> ones(x.size(), 1.0f);
+  std::vector<float> y(x.size());
+  GeluGate(x.data(), ones.data(), static_cast<int64_t>(x.size()), Rounding::kNone, y.data());
+  return y;
+}
+
 TEST_P(RowwiseTest, GeluFollowsTheTanhForm) {
   std::vector<float> x;
   for (int i = -4000; i <= 4000; ++i) x.push_back(static_cast<float>(i) / 200.0f);
-  const std::vector<float> input = x;
-  Gelu(static_cast<int64_t>(x.size()), x.data());
+  const std::vector<float> y = GeluOf(x);
   for (size_t i = 0; i < x.size(); ++i) {
-    EXPECT_NEAR(x[i], GeluReference(input[i]), 4e-7 * (1 + std::abs(input[i]))) << input[i];
+    EXPECT_NEAR(y[i], GeluReference(x[i]), 4e-7 * (1 + std::abs(x[i]))) << x[i];
+    // 8 units in the last place where gelu does not all but vanish: for x << 0 it is an exponential of x^3.
+    if (x[i] > -3) {
+      EXPECT_NEAR(y[i], GeluReference(x[i]), 8 * 1.2e-7 * std::abs(GeluReference(x[i]))) << x[i];
+    }
+  }
+}
+
+TEST_P(RowwiseTest, AddRmsNormHasTheBitsOfItsSteps) {
+  for (const int64_t n : kWidths) {
+    for (const bool scaled : {false, true}) {
+      const std::vector<float> update = RandomFloats(n, 1), update_scale = RandomFloats(n, 2);
+      const std::vector<float> residual = RandomFloats(n, 3, 4.0f), scale = RandomFloats(n, 4);
+      std::vector<float> want = update;
+      if (scaled) RmsNorm(update.data(), update_scale.data(), 1e-6f, n, Rounding::kNone, want.data());
+      for (int64_t i = 0; i < n; ++i) want[i] += residual[i];
+      for (const Rounding rounding : {Rounding::kNone, Rounding::kBf16}) {
+        std::vector<float> sum = residual, only_sum = residual, normed(n), want_normed(n);
+        ResidualRow row = {update.data(), scaled ? update_scale.data() : nullptr, sum.data(), scale.data(),
+                           normed.data()};
+        AddRmsNorm(row, 1e-6f, n, rounding);
+        RmsNorm(want.data(), scale.data(), 1e-6f, n, rounding, want_normed.data());
+        EXPECT_EQ(sum, want);
+        EXPECT_EQ(normed, want_normed);
+        row.residual = only_sum.data();
+        row.normed = nullptr;
+        AddRmsNorm(row, 1e-6f, n, rounding);
+        EXPECT_EQ(only_sum, want);
+      }
+    }
+  }
+}
+
+TEST_P(RowwiseTest, StoresAsBf16) {
+  for (const int64_t n : kWidths) {
+    std::vector<float> x = RandomFloats(n, 1);
+    x[n / 2] = std::bit_cast<float>(0x7f800001u);  // NaN whose upper half alone would be infinity
+    std::vector<uint16_t> got(n + 1, 0xabcd);
+    StoreAsBf16(x.data(), n, got.data());
+    for (int64_t i = 0; i < n; ++i) EXPECT_EQ(got[i], FloatToBf16(x[i]));
+    EXPECT_EQ(got[n], 0xabcd);
   }
 }
 
@@ -69,16 +117,16 @@ TEST_P(RowwiseTest, SoftCapIsAccurateNearZeroAndSaturates) {
   SoftCap(30.0f, static_cast<int64_t>(x.size()), x.data());
   for (size_t i = 0; i < x.size(); ++i) {
     const double want = SoftCapReference(30.0, input[i]);
-    EXPECT_NEAR(x[i], want, 5e-7 * std::abs(want)) << input[i];
+    EXPECT_NEAR(x[i], want, 5 * 1.2e-7 * std::abs(want)) << input[i];
   }
 }
 
 TEST_P(RowwiseTest, NaNIsNotHidden) {
   std::vector<float> x(33, 1.0f);
   x[32] = NAN;
-  std::vector<float> capped = x, activated = x, rounded = x;
+  std::vector<float> capped = x, rounded = x;
+  const std::vector<float> activated = GeluOf(x);
   SoftCap(30.0f, 33, capped.data());
-  Gelu(33, activated.data());
   RoundRow(33, rounded.data());
   EXPECT_TRUE(std::isnan(capped[32]));
   EXPECT_TRUE(std::isnan(activated[32]));
@@ -88,24 +136,15 @@ TEST_P(RowwiseTest, NaNIsNotHidden) {
 // An element has the same bits in a vector and in a loop's tail.
 TEST_P(RowwiseTest, ElementsDoNotDependOnTheirPlace) {
   const std::vector<float> values = RandomFloats(64, 5, 4.0f);
-  std::vector<float> capped = values, activated = values;
+  std::vector<float> capped = values;
   SoftCap(20.0f, 64, capped.data());
-  Gelu(64, activated.data());
+  const std::vector<float> activated = GeluOf(values);
   for (int64_t i = 0; i < 64; ++i) {
-    float one = values[i], two = values[i];
+    float one = values[i];
     SoftCap(20.0f, 1, &one);
-    Gelu(1, &two);
     EXPECT_EQ(one, capped[i]);
-    EXPECT_EQ(two, activated[i]);
+    EXPECT_EQ(GeluOf({values[i]})[0], activated[i]);
   }
-}
-
-TEST_P(RowwiseTest, AddToAdds) {
-  const std::vector<float> x = RandomFloats(37, 1);
-  std::vector<float> y = RandomFloats(37, 2);
-  const std::vector<float> before = y;
-  AddTo(x.data(), 37, y.data());
-  for (int i = 0; i < 37; ++i) EXPECT_EQ(y[i], before[i] + x[i]);
 }
 
 }  // namespace

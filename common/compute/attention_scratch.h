@@ -1,0 +1,26 @@
+// What one call of Attend works in: memory of its thread, sized by the head, not by the context.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace baton {
+
+// Elements are bfloat16 on CPUs with bfloat16 dot products (where two neighbours along a sum share a 32-bit word), and
+// float32 otherwise. `dim` is head_dim rounded up to 32; what exceeds head_dim is zero.
+struct AttentionScratch {
+  int64_t dim = 0;
+  void* queries = nullptr;           // [queries, dim]
+  void* keys = nullptr;              // [dim, kKeyBlock]; bfloat16: [dim / 2, kKeyBlock, 2]
+  void* values = nullptr;            // [kKeyBlock, dim]; bfloat16: [kKeyBlock / 2, dim, 2]
+  void* weights = nullptr;           // [queries, kKeyBlock]
+  float* scores = nullptr;           // [queries, kKeyBlock]
+  float* outputs = nullptr;          // [queries, dim], before the division by `sums`
+  float* maxima = nullptr;           // [queries]: largest score so far
+  float* sums = nullptr;             // [queries]: sum of exp(score - maximum)
+  float* factors = nullptr;          // [queries]: what the block at hand scales earlier sums by
+  std::byte* padded = nullptr;       // [kKeyBlock, dim] in the state's element: rows whose head_dim is not `dim`
+  const std::byte* zeros = nullptr;  // [dim]: stands for positions without a row
+};
+
+}  // namespace baton
