@@ -12,6 +12,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
+#include "common/rpc/log_flags.h"
 #include "common/rpc/shutdown_signal.h"
 #include "common/rpc/worker_flags.h"
 #include "gateway/gateway.h"
@@ -24,8 +25,7 @@ struct Flags {
   GatewayOptions gateway;
   double queue_timeout_seconds = 30;
   double grace_seconds = 30;
-  baton::Severity log_level = baton::Severity::kInfo;
-  bool log_json = false;
+  baton::LogFlags log;
 };
 
 void AddWorkerOptions(CLI::App& app, baton::WorkerRegistryOptions* workers) {
@@ -73,30 +73,6 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->capture_default_str();
 }
 
-void AddLogOptions(CLI::App& app, Flags* flags) {
-  app.add_option_function<std::string>(
-         "--log-format",
-         [flags](const std::string& text) {
-           if (text != "text" && text != "json") {
-             throw CLI::ValidationError("--log-format", "expected text or json, got \"" + text + "\"");
-           }
-           flags->log_json = text == "json";
-         },
-         "Form of the log lines on stderr")
-      ->type_name("text|json")
-      ->default_str("text");
-  app.add_option_function<std::string>(
-         "--log-level",
-         [flags](const std::string& text) {
-           if (!baton::ParseSeverity(text, &flags->log_level)) {
-             throw CLI::ValidationError("--log-level", "expected debug, info, warning or error, got \"" + text + "\"");
-           }
-         },
-         "Least severity that is logged: debug, info, warning or error")
-      ->type_name("LEVEL")
-      ->default_str("info");
-}
-
 absl::Status Serve(const Flags& flags) {
   baton::Gateway gateway(flags.gateway);
   BATON_RETURN_IF_ERROR(gateway.Start());
@@ -136,12 +112,12 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   AddWorkerOptions(app, &flags.gateway.workers);
   AddLimitOptions(app, &flags);
-  AddLogOptions(app, &flags);
+  baton::AddLogFlags(app, &flags.log);
   if (absl::optional<int> exit_code = baton::ParseCommandLine(app, argc, argv)) return *exit_code;
 
   baton::LogOptions log_options;
-  log_options.minimum = flags.log_level;
-  log_options.json = flags.log_json;
+  log_options.minimum = flags.log.level;
+  log_options.json = flags.log.json;
   log_options.role = "gateway";
   baton::ConfigureLog(log_options);
   flags.gateway.admission.queue_timeout =

@@ -17,6 +17,7 @@
 #include "common/base/cpu.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
+#include "common/observe/log.h"
 
 namespace baton {
 namespace {
@@ -154,27 +155,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->check(IsGracePeriod())
       ->type_name("SECONDS")
       ->capture_default_str();
-  app.add_option_function<std::string>(
-         "--log-format",
-         [flags](const std::string& text) {
-           if (text != "text" && text != "json") {
-             throw CLI::ValidationError("--log-format", "expected text or json, got \"" + text + "\"");
-           }
-           flags->log_json = text == "json";
-         },
-         "Form of the log lines on stderr")
-      ->type_name("text|json")
-      ->default_str("text");
-  app.add_option_function<std::string>(
-         "--log-level",
-         [flags](const std::string& text) {
-           if (!ParseSeverity(text, &flags->log_level)) {
-             throw CLI::ValidationError("--log-level", "expected debug, info, warning or error, got \"" + text + "\"");
-           }
-         },
-         "Least severity that is logged: debug, info, warning or error")
-      ->type_name("LEVEL")
-      ->default_str("info");
+  AddLogFlags(app, &flags->log);
   app.add_option("--inject-step-delay-ms", flags->inject_step_delay_ms, "For tests: sleep in each engine step")
       ->check(CLI::Range(0, 60000).description(""))
       ->type_name("N")

@@ -22,7 +22,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "common/model/model.h"
-#include "common/observe/log.h"
+#include "common/rpc/log_flags.h"
 
 namespace baton {
 
@@ -43,8 +43,7 @@ struct WorkerFlags {
   // Prompt plus output. 0: what the model allows.
   int64_t max_tokens = 0;
   double grace_seconds = 30;
-  bool log_json = false;
-  Severity log_level = Severity::kInfo;
+  LogFlags log;
   // Fault injection for tests.
   int inject_step_delay_ms = 0;
 };

@@ -141,8 +141,8 @@ int RunWorkerMain(int argc, const char* const* argv, WorkerRole* role) {
   if (absl::optional<int> exit_code = ParseCommandLine(app, argc, argv)) return *exit_code;
 
   LogOptions log_options;
-  log_options.minimum = flags.log_level;
-  log_options.json = flags.log_json;
+  log_options.minimum = flags.log.level;
+  log_options.json = flags.log.json;
   log_options.role = role_name;
   ConfigureLog(log_options);
 

@@ -45,8 +45,8 @@ TEST(WorkerFlagsTest, DefaultsAreWhatTheStructSays) {
   EXPECT_EQ(parsed.flags.memory, 0);
   EXPECT_EQ(parsed.flags.max_tokens, 0);
   EXPECT_EQ(parsed.flags.grace_seconds, 30);
-  EXPECT_FALSE(parsed.flags.log_json);
-  EXPECT_EQ(parsed.flags.log_level, Severity::kInfo);
+  EXPECT_FALSE(parsed.flags.log.json);
+  EXPECT_EQ(parsed.flags.log.level, Severity::kInfo);
 }
 
 TEST(WorkerFlagsTest, EveryFlagArrives) {
@@ -63,8 +63,8 @@ TEST(WorkerFlagsTest, EveryFlagArrives) {
   EXPECT_EQ(parsed.flags.memory, int64_t{2} << 30);
   EXPECT_EQ(parsed.flags.max_tokens, 100);
   EXPECT_EQ(parsed.flags.grace_seconds, 1.5);
-  EXPECT_TRUE(parsed.flags.log_json);
-  EXPECT_EQ(parsed.flags.log_level, Severity::kDebug);
+  EXPECT_TRUE(parsed.flags.log.json);
+  EXPECT_EQ(parsed.flags.log.level, Severity::kDebug);
   EXPECT_EQ(parsed.flags.inject_step_delay_ms, 7);
 }
 
