@@ -12,23 +12,20 @@ namespace baton {
 TokenLogprob ComputeLogprob(absl::Span<const float> logits, int32_t token, int top) {
   TokenLogprob result;
   result.logprob = kExcludedLogit;
-  if (logits.empty()) return result;
-  std::vector<float> clean(logits.size());
-  CleanLogits(logits, absl::MakeSpan(clean));
-  const float maximum = MaxLogit(clean);
-  if (maximum == kExcludedLogit) return result;
-  const double log_sum = std::log(SumExp(clean, maximum, 1.0f));
+  const SoftmaxSum softmax = LargestAndSumExp(logits);
+  if (softmax.largest.id < 0) return result;
+  const double log_sum = std::log(softmax.sum);
   const auto logprob = [&](float logit) {
-    // At most 0: SumExp's rounding must not make a probability exceed 1.
-    return static_cast<float>(std::min(0.0, static_cast<double>(logit) - maximum - log_sum));
+    // At most 0: the sum's rounding must not make a probability exceed 1.
+    return static_cast<float>(std::min(0.0, static_cast<double>(logit) - softmax.largest.logit - log_sum));
   };
-  if (token >= 0 && static_cast<size_t>(token) < clean.size()) {
-    result.logprob = logprob(clean[token]);
-    result.is_greedy = token == std::find(clean.begin(), clean.end(), maximum) - clean.begin();
+  if (token >= 0 && static_cast<size_t>(token) < logits.size()) {
+    result.logprob = logprob(CleanLogit(logits[token]));
+    result.is_greedy = token == softmax.largest.id;
   }
   if (top <= 0) return result;
   std::vector<ScoredToken> best;
-  TopK(clean, top, best);
+  TopK(logits, top, best);
   result.top.reserve(best.size());
   for (const ScoredToken& entry : best) result.top.emplace_back(entry.id, logprob(entry.logit));
   return result;

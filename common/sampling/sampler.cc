@@ -49,11 +49,9 @@ int32_t Sampler::Sample(absl::Span<const float> logits, const SamplingParams& pa
                         absl::Span<const int32_t> masked_ids, int64_t position) {
   BATON_CHECK(!logits.empty());
   Adjust(logits, params, history, masked_ids);
-  if (maximum_ == kExcludedLogit && !masked_ids.empty()) Adjust(logits, params, history, {});
-  if (maximum_ == kExcludedLogit) return LowestAllowed(params, logits.size());
-  if (params.temperature == 0) {
-    return static_cast<int32_t>(std::find(work_.begin(), work_.end(), maximum_) - work_.begin());
-  }
+  if (largest_.id < 0 && !masked_ids.empty()) Adjust(logits, params, history, {});
+  if (largest_.id < 0) return LowestAllowed(params, logits.size());
+  if (params.temperature == 0) return largest_.id;
 
   inverse_temperature_ = std::min(1.0 / params.temperature, kMaxInverseTemperature);
   StartCandidates(params);
@@ -72,6 +70,19 @@ int32_t Sampler::LowestAllowed(const SamplingParams& params, size_t vocab_size) 
 
 void Sampler::Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory& history,
                      absl::Span<const int32_t> masked_ids) {
+  const bool penalties =
+      params.repetition_penalty != 1 || params.presence_penalty != 0 || params.frequency_penalty != 0;
+  if (params.logit_bias.empty() && params.allowed_token_ids.empty() && !penalties && masked_ids.empty()) {
+    scores_ = logits;
+  } else {
+    AdjustCopy(logits, params, history, masked_ids);
+    scores_ = work_;
+  }
+  largest_ = FindLargest(scores_);
+}
+
+void Sampler::AdjustCopy(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory& history,
+                         absl::Span<const int32_t> masked_ids) {
   work_.resize(logits.size());
   CleanLogits(logits, absl::MakeSpan(work_));
   for (const auto& [id, bias] : params.logit_bias) {
@@ -97,22 +108,21 @@ void Sampler::Adjust(absl::Span<const float> logits, const SamplingParams& param
   for (const int32_t id : masked_ids) {
     if (InRange(id, work_.size())) work_[id] = kExcludedLogit;
   }
-  maximum_ = MaxLogit(work_);
 }
 
 Sampler::Candidate Sampler::MakeCandidate(ScoredToken token) const {
-  return {token, std::exp((static_cast<double>(token.logit) - maximum_) * inverse_temperature_)};
+  return {token, std::exp((static_cast<double>(token.logit) - largest_.logit) * inverse_temperature_)};
 }
 
 void Sampler::StartCandidates(const SamplingParams& params) {
   candidates_.clear();
-  bands_left_ = params.top_k <= 0 || static_cast<size_t>(params.top_k) >= work_.size();
+  bands_left_ = params.top_k <= 0 || static_cast<size_t>(params.top_k) >= scores_.size();
   if (bands_left_) {
     band_ = 0;
-    total_ = SumExp(work_, maximum_, static_cast<float>(inverse_temperature_));
+    total_ = SumExp(scores_, largest_.logit, static_cast<float>(inverse_temperature_));
     return;
   }
-  TopK(work_, params.top_k, top_);
+  TopK(scores_, params.top_k, top_);
   total_ = 0;
   for (const ScoredToken& token : top_) {
     candidates_.push_back(MakeCandidate(token));
@@ -129,18 +139,17 @@ void Sampler::AddBand() {
   // Never reaches excluded logits, which are -inf.
   const auto depth = [&](double band) {
     constexpr double kLowest = std::numeric_limits<float>::lowest();
-    return static_cast<float>(std::max(maximum_ - band / inverse_temperature_, kLowest));
+    return static_cast<float>(std::max(largest_.logit - band / inverse_temperature_, kLowest));
   };
   const float above = depth(band_);
-  const bool first = band_ == 0;
-  band_ = first ? kFirstBand : 2 * band_;
-  const float from = depth(band_);
+  const float high = band_ == 0 ? above : std::nextafter(above, kExcludedLogit);
+  band_ = band_ == 0 ? kFirstBand : 2 * band_;
+  const float low = depth(band_);
   bands_left_ = band_ < kLastBand;
   const size_t begin = candidates_.size();
-  for (size_t id = 0; id < work_.size(); ++id) {
-    if (work_[id] >= from && (first || work_[id] < above)) {
-      candidates_.push_back(MakeCandidate({work_[id], static_cast<int32_t>(id)}));
-    }
+  for (size_t id = NextBetween(scores_, 0, low, high); id < scores_.size();
+       id = NextBetween(scores_, id + 1, low, high)) {
+    candidates_.push_back(MakeCandidate({CleanLogit(scores_[id]), static_cast<int32_t>(id)}));
   }
   std::sort(candidates_.begin() + begin, candidates_.end(),
             [](const Candidate& a, const Candidate& b) { return IsBefore(a.token, b.token); });
@@ -148,8 +157,9 @@ void Sampler::AddBand() {
 
 void Sampler::KeepTypical(double typical_p) {
   if (bands_left_) {
-    for (size_t id = 0; id < work_.size(); ++id) {
-      if (work_[id] != kExcludedLogit) candidates_.push_back(MakeCandidate({work_[id], static_cast<int32_t>(id)}));
+    for (size_t id = 0; id < scores_.size(); ++id) {
+      const float logit = CleanLogit(scores_[id]);
+      if (logit != kExcludedLogit) candidates_.push_back(MakeCandidate({logit, static_cast<int32_t>(id)}));
     }
     bands_left_ = false;
   }

@@ -36,6 +36,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "common/sampling/top_k.h"
+#include "common/sampling/vocabulary_scan.h"
 
 namespace baton {
 
@@ -101,13 +102,15 @@ class Sampler {
  private:
   struct Candidate {
     ScoredToken token;
-    double weight = 0;       // exp((logit - maximum) / temperature)
+    double weight = 0;       // exp((logit - largest) / temperature)
     double atypicality = 0;  // | -log p - entropy |
   };
 
-  // Steps 1 to 3: work_ and maximum_.
+  // Steps 1 to 3: scores_ and largest_.
   void Adjust(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory& history,
               absl::Span<const int32_t> masked_ids);
+  void AdjustCopy(absl::Span<const float> logits, const SamplingParams& params, const TokenHistory& history,
+                  absl::Span<const int32_t> masked_ids);
   static int32_t LowestAllowed(const SamplingParams& params, size_t vocab_size);
   // Step 5. Without top-k, candidates are collected as they are asked for.
   void StartCandidates(const SamplingParams& params);
@@ -119,13 +122,15 @@ class Sampler {
   void KeepMostProbable(double top_p, double min_p);
   int32_t Draw(double uniform);
 
-  std::vector<float> work_;  // [vocab] logits after steps 1 to 3; excluded ones are -inf
-  float maximum_ = 0;        // of work_
+  // [vocab]: logits after steps 1 to 3. The caller's where these change nothing, else work_.
+  absl::Span<const float> scores_;
+  std::vector<float> work_;
+  LargestLogit largest_;  // of scores_
   double inverse_temperature_ = 1;
-  // The most probable survivors in order; more of work_ follow while bands_left_.
+  // The most probable survivors in order; more of scores_ follow while bands_left_.
   std::vector<Candidate> candidates_;
   bool bands_left_ = false;
-  double band_ = 0;   // how far below maximum_ the candidates reach, in units of the temperature
+  double band_ = 0;   // how far below the largest logit the candidates reach, in units of the temperature
   double total_ = 0;  // weight of all survivors
   std::vector<ScoredToken> top_;
   std::vector<ScoredToken> allowed_;

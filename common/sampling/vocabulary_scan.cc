@@ -1,42 +1,12 @@
 #include "common/sampling/vocabulary_scan.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 
+#define BATON_ISA_BODY "common/sampling/vocabulary_scan.inc"
+#include "common/compute/each_isa.inc"
+
 namespace baton {
-namespace {
-
-constexpr size_t kLanes = 16;
-// Near the smallest normal float's logarithm.
-constexpr float kMinExponent = -87.0f;
-
-// exp(x) for kMinExponent <= x <= 0, to 2 units in the last place: 2^n exp(r) with |r| <= ln(2) / 2 and the polynomial
-// of Cephes' expf.
-inline float ExpNonPositive(float x) {
-  constexpr float kLog2E = 1.44269504f;
-  // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer.
-  constexpr float kRound = 12582912.0f;
-  const float n = (x * kLog2E + kRound) - kRound;
-  // ln(2) in two parts; n times the first is exact.
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const float exp_r = (p * r * r + r) + 1.0f;
-  return exp_r * std::bit_cast<float>((static_cast<int32_t>(n) + 127) << 23);
-}
-
-inline float Term(float logit, float maximum, float scale) {
-  const float x = (logit - maximum) * scale;
-  const float term = ExpNonPositive(x > kMinExponent ? x : kMinExponent);
-  return x > kMinExponent ? term : 0.0f;
-}
-
-}  // namespace
 
 float CleanLogit(float logit) {
   // The comparison is false for NaN.
@@ -44,38 +14,38 @@ float CleanLogit(float logit) {
 }
 
 void CleanLogits(absl::Span<const float> from, absl::Span<float> to) {
-  const float* source = from.data();
-  float* target = to.data();
-  for (size_t i = 0; i < from.size(); ++i) target[i] = CleanLogit(source[i]);
+  BATON_PICK_ISA(CleanAll)(from.data(), static_cast<int64_t>(from.size()), to.data());
 }
 
-float MaxLogit(absl::Span<const float> logits) {
-  const float* data = logits.data();
-  const size_t whole = logits.size() / kLanes * kLanes;
-  float lanes[kLanes];
-  std::fill(lanes, lanes + kLanes, kExcludedLogit);
-  for (size_t i = 0; i < whole; i += kLanes) {
-    for (size_t lane = 0; lane < kLanes; ++lane) {
-      lanes[lane] = data[i + lane] > lanes[lane] ? data[i + lane] : lanes[lane];
-    }
-  }
-  float maximum = *std::max_element(lanes, lanes + kLanes);
-  for (size_t i = whole; i < logits.size(); ++i) maximum = std::max(maximum, data[i]);
-  return maximum;
+LargestLogit FindLargest(absl::Span<const float> logits) {
+  return BATON_PICK_ISA(LargestIn)(logits.data(), static_cast<int64_t>(logits.size()));
 }
 
 double SumExp(absl::Span<const float> logits, float maximum, float scale) {
-  const float* data = logits.data();
-  const size_t whole = logits.size() / kLanes * kLanes;
-  double lanes[kLanes] = {};
-  for (size_t i = 0; i < whole; i += kLanes) {
-    float terms[kLanes];
-    for (size_t lane = 0; lane < kLanes; ++lane) terms[lane] = Term(data[i + lane], maximum, scale);
-    for (size_t lane = 0; lane < kLanes; ++lane) lanes[lane] += terms[lane];
+  return BATON_PICK_ISA(SumExpOf)(logits.data(), static_cast<int64_t>(logits.size()), maximum, scale);
+}
+
+SoftmaxSum LargestAndSumExp(absl::Span<const float> logits) {
+  return BATON_PICK_ISA(LargestAndSum)(logits.data(), static_cast<int64_t>(logits.size()));
+}
+
+size_t NextBetween(absl::Span<const float> logits, size_t begin, float low, float high) {
+  return static_cast<size_t>(BATON_PICK_ISA(NextIn)(logits.data(), static_cast<int64_t>(begin),
+                                                    static_cast<int64_t>(logits.size()), low, high));
+}
+
+LargestLogit FindLargestReference(absl::Span<const float> logits) {
+  LargestLogit largest;
+  for (size_t id = 0; id < logits.size(); ++id) {
+    const float logit = CleanLogit(logits[id]);
+    if (logit > largest.logit) largest = {logit, static_cast<int32_t>(id)};
   }
+  return largest;
+}
+
+double SumExpReference(absl::Span<const float> logits, float maximum, float scale) {
   double sum = 0;
-  for (const double lane : lanes) sum += lane;
-  for (size_t i = whole; i < logits.size(); ++i) sum += Term(data[i], maximum, scale);
+  for (const float logit : logits) sum += std::exp((static_cast<double>(CleanLogit(logit)) - maximum) * scale);
   return sum;
 }
 

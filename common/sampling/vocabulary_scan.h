@@ -1,7 +1,11 @@
-// Passes over the logits of a whole vocabulary (256000 of them for Gemma), written so that compilers vectorise them.
-// Their results depend on the numbers alone: additions are grouped the same way on every machine.
+// Passes over the logits of a whole vocabulary (256000 of them for Gemma), each once through memory and sixteen logits
+// at a time. Their results depend on the numbers alone: additions are grouped by position, and rounded as the
+// instruction set rounds.
+//
+// All take logits as a model gives them: NaN counts as kExcludedLogit, +infinity as the largest float.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 
@@ -17,11 +21,28 @@ float CleanLogit(float logit);
 // `to` has the size of `from`.
 void CleanLogits(absl::Span<const float> from, absl::Span<float> to);
 
-// Largest value; kExcludedLogit when there is none. No NaN.
-float MaxLogit(absl::Span<const float> logits);
+struct LargestLogit {
+  float logit = kExcludedLogit;
+  int32_t id = -1;  // the lowest of equals; -1 where all are excluded
+};
+LargestLogit FindLargest(absl::Span<const float> logits);
 
-// Sum of exp((logit - maximum) * scale) in single precision terms and double sums; terms below e^-87 count as 0.
-// logits <= maximum, finite or kExcludedLogit.
+// Sum of exp((logit - maximum) * scale) in single precision terms and double sums; terms below e^-87 count as 0. No
+// logit exceeds the maximum, which is finite.
 double SumExp(absl::Span<const float> logits, float maximum, float scale);
+
+// The largest logit, and the sum of exp(logit - largest) as above, in one pass.
+struct SoftmaxSum {
+  LargestLogit largest;
+  double sum = 0;  // at least 1, or 0 where all are excluded
+};
+SoftmaxSum LargestAndSumExp(absl::Span<const float> logits);
+
+// The first id >= begin with low <= logit <= high; logits.size() where there is none.
+size_t NextBetween(absl::Span<const float> logits, size_t begin, float low, float high);
+
+// FindLargest and SumExp as plain loops, the sum in double precision: for tests.
+LargestLogit FindLargestReference(absl::Span<const float> logits);
+double SumExpReference(absl::Span<const float> logits, float maximum, float scale);
 
 }  // namespace baton
