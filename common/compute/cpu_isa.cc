@@ -1,5 +1,11 @@
 #include "common/compute/cpu_isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <atomic>
 
@@ -12,6 +18,18 @@ namespace {
 
 #if defined(__x86_64__)
 
+// AMX-TILE and AMX-BF16, and Linux's leave to use tile registers, which a process asks for once.
+bool HasAmx() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kAmxBf16 = 1u << 22;
+  constexpr unsigned kAmxTile = 1u << 24;
+  if ((d & kAmxBf16) == 0 || (d & kAmxTile) == 0) return false;
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+
 std::vector<Isa> DetectIsas() {
   std::vector<Isa> isas = {Isa::kPortable};
   __builtin_cpu_init();
@@ -22,6 +40,9 @@ std::vector<Isa> DetectIsas() {
     return isas;
   }
   isas.push_back(Isa::kAvx512);
+  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vbmi")) return isas;
+  isas.push_back(Isa::kAvx512Bf16);
+  if (HasAmx()) isas.push_back(Isa::kAmx);
   return isas;
 }
 

@@ -1,87 +1,60 @@
 #include "common/compute/matmul.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstdlib>
-#include <limits>
 #include <new>
 
-#include "common/compute/bf16.h"
-#include "common/compute/matmul_task.h"
-
-namespace baton {
-namespace {
-
-// bfloat16 of every int8 code (sign-magnitude) and every int4 code.
-const uint16_t* Int8Bf16Values() {
-  static const std::array<uint16_t, 256> values = [] {
-    std::array<uint16_t, 256> all;
-    for (int code = 0; code < 256; ++code) {
-      all[code] = FloatToBf16(static_cast<float>(code & 0x80 ? -(code & 0x7f) : code));
-    }
-    return all;
-  }();
-  return values.data();
-}
-
-const uint16_t* Int4Bf16Values() {
-  static const std::array<uint16_t, 16> values = [] {
-    std::array<uint16_t, 16> all;
-    for (int code = 0; code < 16; ++code) all[code] = FloatToBf16(kInt4Values[code]);
-    return all;
-  }();
-  return values.data();
-}
-
-}  // namespace
-}  // namespace baton
-
-#define BATON_ISA_BODY "common/compute/matmul_lanes.inc"
-#include "common/compute/each_isa.inc"
+#include "common/compute/cpu_isa.h"
+#include "common/compute/matmul_kernels.h"
 
 namespace baton {
 namespace {
 
 // Outputs of one SGEMM call: fixed, so that its shapes (and bits) do not depend on the number of threads.
 constexpr int64_t kSgemmOutputs = 256;
-// Work of one block handed to a thread, in multiply-adds: some tens of microseconds.
+// What kernels take at once, at most.
+constexpr int64_t kGroupsAtOnce = 4;
+constexpr int64_t kRowsAtOnce = 8;
+// A block has at least this many multiply-adds: some tens of microseconds.
 constexpr int64_t kBlockWork = int64_t{1} << 20;
+// Blocks per thread, so that a slow thread holds nobody up.
+constexpr int64_t kBlocksPerThread = 8;
+// Activations of a block pass by once per tile column: they should stay in the second-level cache.
+constexpr int64_t kBlockActivationBytes = int64_t{512} << 10;
+// Rows that are worth another pass over the weights.
+constexpr int64_t kLeastBlockRows = 64;
 
 // Activations of a call, owned by the calling thread.
 thread_local MatMulScratch activation_scratch;
 // Whatever a kernel expands, owned by the thread that runs it.
 thread_local MatMulScratch kernel_scratch;
 
-// Fills row r of the activations: float32, padded with zeros; int8a8: codes shifted by kInt8A8Shift, with a scale.
-void PrepareRow(const MatMulTask& task, const MatMulRows& x, int64_t r, std::byte* to, float* row_scales) {
+bool UsesPairs(WeightPrecision precision) {
+  return precision != WeightPrecision::kInt8A8 && CurrentIsa() >= Isa::kAvx512Bf16;
+}
+
+int64_t ActivationBytes(WeightPrecision precision) {
+  if (precision == WeightPrecision::kInt8A8) return 1;
+  return UsesPairs(precision) ? 2 : 4;
+}
+
+// Row r of the activations in the kernel's format.
+void PrepareRow(const MatMulTask& task, const MatMulRows& x, int64_t r, std::byte* rows, float* row_scales) {
   const float* from = x.data + r * x.stride;
   const int64_t inputs = task.weights.inputs;
-  if (task.weights.precision != WeightPrecision::kInt8A8) {
-    float* row = reinterpret_cast<float*>(to) + r * task.padded_inputs;
-    std::copy(from, from + inputs, row);
-    std::fill(row + inputs, row + task.padded_inputs, 0.0f);
-    return;
+  const int64_t padded = task.padded_inputs;
+  std::byte* to = rows + r * padded * ActivationBytes(task.weights.precision);
+  if (task.weights.precision == WeightPrecision::kInt8A8) {
+    return QuantizeRow(from, inputs, padded, reinterpret_cast<uint8_t*>(to), row_scales + r);
   }
-  float magnitude = 0;
-  bool finite = true;
-  for (int64_t i = 0; i < inputs; ++i) {
-    finite &= std::isfinite(from[i]);
-    magnitude = std::max(magnitude, std::fabs(from[i]));
+#if defined(__x86_64__)
+  if (UsesPairs(task.weights.precision)) {
+    return PairRowAvx512Bf16(from, inputs, padded, reinterpret_cast<uint32_t*>(to));
   }
-  uint8_t* row = reinterpret_cast<uint8_t*>(to) + r * task.padded_inputs;
-  if (!finite) {  // as a float32 product would: nothing but NaN comes of it
-    std::fill(row, row + task.padded_inputs, static_cast<uint8_t>(kInt8A8Shift));
-    row_scales[r] = std::numeric_limits<float>::quiet_NaN();
-    return;
-  }
-  const float inverse = magnitude >= std::numeric_limits<float>::min() ? 127.0f / magnitude : 0.0f;
-  for (int64_t i = 0; i < inputs; ++i) {
-    const int code = std::clamp(static_cast<int>(std::nearbyint(from[i] * inverse)), -127, 127);
-    row[i] = static_cast<uint8_t>(code + kInt8A8Shift);
-  }
-  std::fill(row + inputs, row + task.padded_inputs, static_cast<uint8_t>(kInt8A8Shift));
-  row_scales[r] = magnitude / 127.0f;
+#endif
+  float* row = reinterpret_cast<float*>(to);
+  std::copy(from, from + inputs, row);
+  std::fill(row + inputs, row + padded, 0.0f);
 }
 
 MatMulTask Prepare(ThreadPool* pool, const PackedMatrix& weights, const float* bias, const MatMulRows& x, float* y,
@@ -90,21 +63,21 @@ MatMulTask Prepare(ThreadPool* pool, const PackedMatrix& weights, const float* b
   task.weights = weights;
   task.group_bytes = GroupBytes(weights.precision, weights.inputs);
   task.padded_inputs = PaddedInputs(weights.precision, weights.inputs);
-  task.rows = x.rows;
   task.bias = bias;
   task.y = y;
   task.y_stride = y_stride;
-  const int64_t row_scale_bytes = RoundUp(x.rows * 4, kPackedAlignment);
-  std::byte* scratch = activation_scratch.AtLeast(row_scale_bytes + x.rows * task.padded_inputs * 4);
+  const int64_t scale_bytes = weights.precision == WeightPrecision::kInt8A8 ? RoundUp(x.rows * 4, kPackedAlignment) : 0;
+  std::byte* scratch =
+      activation_scratch.AtLeast(scale_bytes + x.rows * task.padded_inputs * ActivationBytes(weights.precision));
   float* row_scales = reinterpret_cast<float*>(scratch);
-  std::byte* rows = scratch + row_scale_bytes;
+  std::byte* rows = scratch + scale_bytes;
   task.row_scales = row_scales;
   task.x = rows;
   const auto prepare = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) PrepareRow(task, x, r, rows, row_scales);
   };
   constexpr int64_t kElementsPerBlock = 1 << 16;
-  if (pool == nullptr || x.rows * weights.inputs <= kElementsPerBlock) {
+  if (pool == nullptr || x.rows * weights.inputs <= 2 * kElementsPerBlock) {
     prepare(0, x.rows);
   } else {
     pool->ParallelFor(x.rows, std::max<int64_t>(1, kElementsPerBlock / weights.inputs), prepare);
@@ -112,12 +85,50 @@ MatMulTask Prepare(ThreadPool* pool, const PackedMatrix& weights, const float* b
   return task;
 }
 
-void RunGroups(const MatMulTask& task, int64_t begin, int64_t end) {
-  if (task.weights.precision == WeightPrecision::kInt8A8) {
-    BATON_PICK_ISA(MatMulGroupsInt8A8)(task, begin, end, kernel_scratch);
-  } else {
-    BATON_PICK_ISA(MatMulGroups)(task, begin, end, kernel_scratch);
-  }
+void RunBlock(const MatMulTask& task, const MatMulBlock& block) {
+  if (task.weights.precision == WeightPrecision::kInt8A8) return MatMulInt8A8(task, block, kernel_scratch);
+#if defined(__x86_64__)
+  if (UsesPairs(task.weights.precision)) return MatMulAvx512Bf16(task, block);
+#endif
+  MatMulLanes(task, block, kernel_scratch);
+}
+
+// A product cut into blocks of groups x rows; the blocks of one set of rows follow one another.
+struct Division {
+  int64_t groups;  // of a block
+  int64_t rows;
+  int64_t group_blocks;
+  int64_t row_blocks;
+};
+
+Division Divide(const MatMulTask& task, int64_t rows, int threads) {
+  const int64_t groups = GroupCount(task.weights.outputs);
+  const int64_t row_bytes = task.padded_inputs * ActivationBytes(task.weights.precision);
+  const int64_t enough_blocks = threads == 1 ? 1 : threads * kBlocksPerThread;
+  Division division;
+  const int64_t cached_rows = std::max(kLeastBlockRows, kBlockActivationBytes / row_bytes);
+  division.row_blocks = (rows + cached_rows - 1) / cached_rows;
+  // Few outputs and many rows: the rows are shared out too, as long as that leaves plenty to share an expansion.
+  const int64_t columns = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce;
+  while (division.row_blocks * columns < enough_blocks && rows / (division.row_blocks + 1) >= kLeastBlockRows)
+    ++division.row_blocks;
+  division.rows = RoundUp((rows + division.row_blocks - 1) / division.row_blocks, kRowsAtOnce);
+  division.row_blocks = (rows + division.rows - 1) / division.rows;
+  const int64_t column_work = division.rows * task.padded_inputs * kGroupOutputs * kGroupsAtOnce;
+  const int64_t least_columns = (kBlockWork + column_work - 1) / column_work;
+  const int64_t shared_columns = columns * division.row_blocks / enough_blocks;
+  division.groups = std::max({int64_t{1}, least_columns, shared_columns}) * kGroupsAtOnce;
+  division.group_blocks = (groups + division.groups - 1) / division.groups;
+  return division;
+}
+
+MatMulBlock BlockAt(const Division& division, const MatMulTask& task, int64_t rows, int64_t index) {
+  MatMulBlock block;
+  block.first_group = index % division.group_blocks * division.groups;
+  block.groups = std::min(division.groups, GroupCount(task.weights.outputs) - block.first_group);
+  block.first_row = index / division.group_blocks * division.rows;
+  block.rows = std::min(division.rows, rows - block.first_row);
+  return block;
 }
 
 }  // namespace
@@ -146,17 +157,21 @@ void MatMul(ThreadPool& pool, const PackedMatrix& weights, const float* bias, co
     return;
   }
   const MatMulTask task = Prepare(&pool, weights, bias, x, y, y_stride);
-  const int64_t groups_per_block =
-      std::max<int64_t>(2, kBlockWork / (x.rows * task.padded_inputs * kGroupOutputs) / 2 * 2);
-  pool.ParallelFor(GroupCount(weights.outputs), groups_per_block,
-                   [&](int64_t begin, int64_t end) { RunGroups(task, begin, end); });
+  const Division division = Divide(task, x.rows, pool.threads());
+  pool.ParallelFor(division.group_blocks * division.row_blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) RunBlock(task, BlockAt(division, task, x.rows, i));
+  });
 }
 
 void MatMulOnThisThread(const PackedMatrix& weights, const float* bias, const MatMulRows& x, float* y,
                         int64_t y_stride) {
   if (x.rows == 0) return;
   if (weights.precision == WeightPrecision::kF32) return MatMulF32(weights, bias, x, 0, weights.outputs, y, y_stride);
-  RunGroups(Prepare(nullptr, weights, bias, x, y, y_stride), 0, GroupCount(weights.outputs));
+  const MatMulTask task = Prepare(nullptr, weights, bias, x, y, y_stride);
+  const Division division = Divide(task, x.rows, 1);
+  for (int64_t i = 0; i < division.group_blocks * division.row_blocks; ++i) {
+    RunBlock(task, BlockAt(division, task, x.rows, i));
+  }
 }
 
 }  // namespace baton

@@ -16,7 +16,6 @@ struct MatMulTask {
   // Activations as the kernel wants them: [rows, padded_inputs], zero where there is no input.
   const void* x = nullptr;
   const float* row_scales = nullptr;  // int8a8: [rows]
-  int64_t rows = 0;
   const float* bias = nullptr;
   float* y = nullptr;
   int64_t y_stride = 0;
