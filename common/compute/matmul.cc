@@ -15,6 +15,7 @@ constexpr int64_t kSgemmOutputs = 256;
 // What kernels take at once, at most.
 constexpr int64_t kGroupsAtOnce = 4;
 constexpr int64_t kRowsAtOnce = 8;
+constexpr int64_t kAmxRowsAtOnce = 32;
 // A block has at least this many multiply-adds: some tens of microseconds.
 constexpr int64_t kBlockWork = int64_t{1} << 20;
 // Blocks per thread, so that a slow thread holds nobody up.
@@ -23,6 +24,8 @@ constexpr int64_t kBlocksPerThread = 8;
 constexpr int64_t kBlockActivationBytes = int64_t{512} << 10;
 // Rows that are worth another pass over the weights.
 constexpr int64_t kLeastBlockRows = 64;
+// AMX multiplies so fast that expanding codes pays off for many rows only.
+constexpr int64_t kAmxBlockRows = 512;
 
 // Activations of a call, owned by the calling thread.
 thread_local MatMulScratch activation_scratch;
@@ -88,6 +91,7 @@ MatMulTask Prepare(ThreadPool* pool, const PackedMatrix& weights, const float* b
 void RunBlock(const MatMulTask& task, const MatMulBlock& block) {
   if (task.weights.precision == WeightPrecision::kInt8A8) return MatMulInt8A8(task, block, kernel_scratch);
 #if defined(__x86_64__)
+  if (CurrentIsa() == Isa::kAmx) return MatMulAmx(task, block, kernel_scratch);
   if (UsesPairs(task.weights.precision)) return MatMulAvx512Bf16(task, block);
 #endif
   MatMulLanes(task, block, kernel_scratch);
@@ -106,13 +110,15 @@ Division Divide(const MatMulTask& task, int64_t rows, int threads) {
   const int64_t row_bytes = task.padded_inputs * ActivationBytes(task.weights.precision);
   const int64_t enough_blocks = threads == 1 ? 1 : threads * kBlocksPerThread;
   Division division;
-  const int64_t cached_rows = std::max(kLeastBlockRows, kBlockActivationBytes / row_bytes);
+  const int64_t cached_rows =
+      CurrentIsa() == Isa::kAmx ? kAmxBlockRows : std::max(kLeastBlockRows, kBlockActivationBytes / row_bytes);
   division.row_blocks = (rows + cached_rows - 1) / cached_rows;
   // Few outputs and many rows: the rows are shared out too, as long as that leaves plenty to share an expansion.
   const int64_t columns = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce;
   while (division.row_blocks * columns < enough_blocks && rows / (division.row_blocks + 1) >= kLeastBlockRows)
     ++division.row_blocks;
-  division.rows = RoundUp((rows + division.row_blocks - 1) / division.row_blocks, kRowsAtOnce);
+  division.rows = RoundUp((rows + division.row_blocks - 1) / division.row_blocks,
+                          CurrentIsa() == Isa::kAmx ? kAmxRowsAtOnce : kRowsAtOnce);
   division.row_blocks = (rows + division.rows - 1) / division.rows;
   const int64_t column_work = division.rows * task.padded_inputs * kGroupOutputs * kGroupsAtOnce;
   const int64_t least_columns = (kBlockWork + column_work - 1) / column_work;

@@ -1,41 +1,156 @@
+// Matrix products with AVX-512's bfloat16 dot product: sum += w[2p + 1] * x[2p + 1], sum += w[2p] * x[2p] in sixteen
+// lanes, an output each. Codes become bfloat16 in registers, exactly, in the shadow of the multiplications or of
+// memory.
+//
+// A tile is up to 8 rows x 2 groups, or 2 rows x 4 groups where memory is the limit and more streams help. All rows of
+// a tile column follow one another, so that weights come from memory once and then from the second-level cache.
 #if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 #include <algorithm>
 #include <type_traits>
 
-#include "common/compute/bf16.h"
-#include "common/compute/matmul_kernels.h"
-
-#if defined(__x86_64__)
-
-#define BATON_TARGET __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vbmi")))
-#define BATON_KERNEL static BATON_TARGET
-#define BATON_INLINE static inline __attribute__((always_inline)) BATON_TARGET
+#include "common/compute/matmul_codes.inc"
 
 namespace baton {
 namespace {
 
-struct alignas(64) CodeTables {
-  uint8_t low[128], high[128];  // int8: bytes of the bfloat16 of 0 to 127
-  uint16_t words[32];           // int4: the bfloat16 of its values, twice
-};
-
-constexpr CodeTables MakeCodeTables() {
-  CodeTables tables = {};
-  for (int i = 0; i < 128; ++i) {
-    const uint16_t bits = FloatToBf16(static_cast<float>(i));
-    tables.low[i] = static_cast<uint8_t>(bits & 0xff);
-    tables.high[i] = static_cast<uint8_t>(bits >> 8);
-  }
-  for (int i = 0; i < 32; ++i) tables.words[i] = FloatToBf16(kInt4Values[i % 16]);
-  return tables;
+BATON_INLINE __m512 Dot(__m512 sum, __m512i weights, __m512i x) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)weights, (__m512bh)x);
 }
 
-constexpr CodeTables code_tables = MakeCodeTables();
+// Adds `blocks` blocks of every group to the sums. `ahead`: what to fetch meanwhile.
+template <typename Format, int kRows, int kGroups>
+BATON_INLINE void AddBlocks(const Tables& tables, const std::byte* first, int64_t group_bytes, const std::byte* ahead,
+                            int64_t blocks, const uint32_t* x, int64_t x_stride, __m512 (&sums)[kRows][kGroups]) {
+  for (int64_t b = 0; b < blocks; ++b) {
+    __m512i weights[kGroups][Format::kPairs];
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+      _mm_prefetch(ahead + g * group_bytes + b * kBlockBytes, _MM_HINT_T1);
+      ExpandBlock(Format(), tables, first + g * group_bytes + b * kBlockBytes, weights[g]);
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < Format::kPairs; ++p) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const __m512i pair = _mm512_set1_epi32(static_cast<int>(x[r * x_stride + b * Format::kPairs + p]));
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) sums[r][g] = Dot(sums[r][g], weights[g][p], pair);
+      }
+    }
+  }
+}
 
-#include "common/compute/matmul_avx512bf16.inc"
+template <int kRows, int kGroups>
+BATON_INLINE void SetZero(__m512 (&sums)[kRows][kGroups]) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) sums[r][g] = _mm512_setzero_ps();
+  }
+}
+
+constexpr int kTileRows = 8;
+constexpr int kTileGroups = 2;
+constexpr int kFewRows = 2;
+constexpr int kFewRowGroups = 4;
+// What is fetched ahead of the arithmetic, of every group: 2 KiB.
+constexpr int64_t kBlocksAhead = 32;
+constexpr int64_t kChunksAhead = 2;
+
+template <typename Format, int kRows, int kGroups>
+BATON_KERNEL void Tile(const MatMulTask& task, int64_t group, int64_t row) {
+  const Tables tables = LoadTables();
+  const int64_t x_stride = task.padded_inputs / 2;
+  const uint32_t* x = static_cast<const uint32_t*>(task.x) + row * x_stride;
+  const std::byte* data = task.weights.data + group * task.group_bytes;
+  __m512 sums[kRows][kGroups];
+  SetZero(sums);
+  if constexpr (std::is_same_v<Format, Int4Format>) {
+    const std::byte* last_ahead = data + task.group_bytes - kChunksAhead * kInt4ChunkBytes;
+    for (int64_t i = 0; i < task.padded_inputs; i += kInt4ChunkInputs, data += kInt4ChunkBytes) {
+      const std::byte* ahead = data + kChunksAhead * kInt4ChunkBytes;
+      if (data >= last_ahead) ahead += (kGroups - 1) * task.group_bytes;  // the next groups
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) _mm_prefetch(ahead + g * task.group_bytes, _MM_HINT_T1);
+#pragma GCC unroll 1
+      for (int half = 0; half < 2; ++half) {
+        __m512 parts[kRows][kGroups];
+        SetZero(parts);
+        constexpr int64_t kBlocks = kInt4ScaleInputs / 8;
+        const int64_t offset = kBlockBytes + half * kBlocks * kBlockBytes;
+        AddBlocks<Format>(tables, data + offset, task.group_bytes, ahead + offset, kBlocks, x, x_stride, parts);
+        x += kInt4ScaleInputs / 2;
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) {
+          const __m512 scale = LoadScales(data + g * task.group_bytes + half * kGroupOutputs * 2);
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) sums[r][g] = _mm512_fmadd_ps(scale, parts[r][g], sums[r][g]);
+        }
+      }
+    }
+  } else {
+    const std::byte* first = data + GroupHeaderBytes(task.weights.precision);
+    const int64_t blocks = task.padded_inputs / (2 * Format::kPairs);
+    // The last fetches go to the next groups.
+    const int64_t main_blocks = blocks > kBlocksAhead ? blocks - kBlocksAhead : 0;
+    AddBlocks<Format>(tables, first, task.group_bytes, first + kBlocksAhead * kBlockBytes, main_blocks, x, x_stride,
+                      sums);
+    AddBlocks<Format>(tables, first + main_blocks * kBlockBytes, task.group_bytes, first + kGroups * task.group_bytes,
+                      blocks - main_blocks, x + main_blocks * Format::kPairs, x_stride, sums);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) StoreResult(task, row + r, group + g, sums[r][g]);
+  }
+}
+
+template <typename Format, int kGroups>
+BATON_INLINE void TileOf(const MatMulTask& task, int64_t group, int64_t row, int64_t rows) {
+  switch (rows) {
+    case 1:
+      return Tile<Format, 1, kGroups>(task, group, row);
+    case 2:
+      return Tile<Format, 2, kGroups>(task, group, row);
+    case 3:
+      return Tile<Format, 3, kGroups>(task, group, row);
+    case 4:
+      return Tile<Format, 4, kGroups>(task, group, row);
+    case 5:
+      return Tile<Format, 5, kGroups>(task, group, row);
+    case 6:
+      return Tile<Format, 6, kGroups>(task, group, row);
+    case 7:
+      return Tile<Format, 7, kGroups>(task, group, row);
+    default:
+      return Tile<Format, 8, kGroups>(task, group, row);
+  }
+}
+
+// All rows of a few groups before the next groups: their codes come from memory once, then from the cache.
+template <typename Format>
+BATON_KERNEL void MatMulRowsOf(const MatMulTask& task, int64_t begin, int64_t end, int64_t row, int64_t rows) {
+  int64_t group = begin;
+  if (rows <= kFewRows) {
+    for (; group + kFewRowGroups <= end; group += kFewRowGroups) {
+      rows == 1 ? Tile<Format, 1, kFewRowGroups>(task, group, row) : Tile<Format, 2, kFewRowGroups>(task, group, row);
+    }
+  }
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (; group + kTileGroups <= end; group += kTileGroups) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = rows * t / tiles;
+      TileOf<Format, kTileGroups>(task, group, row + first, rows * (t + 1) / tiles - first);
+    }
+  }
+  for (; group < end; ++group) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t first = rows * t / tiles;
+      TileOf<Format, 1>(task, group, row + first, rows * (t + 1) / tiles - first);
+    }
+  }
+}
 
 template <typename Format>
 BATON_KERNEL void Run(const MatMulTask& task, const MatMulBlock& block) {

@@ -25,7 +25,9 @@ void QuantizeRow(const float* x, int64_t inputs, int64_t padded_inputs, uint8_t*
 #if defined(__x86_64__)
 // task.x: pairs of bfloat16 [rows, padded_inputs / 2]. All precisions but kF32 and kInt8A8.
 void MatMulAvx512Bf16(const MatMulTask& task, const MatMulBlock& block);
-// A row of activations for it.
+// The same with AMX, which kAmx uses.
+void MatMulAmx(const MatMulTask& task, const MatMulBlock& block, MatMulScratch& scratch);
+// A row of activations for either.
 void PairRowAvx512Bf16(const float* x, int64_t inputs, int64_t padded_inputs, uint32_t* to);
 #endif
 

@@ -161,8 +161,8 @@ TEST(PackedMatrixTest, ThreadsChangeNoByte) {
   const int64_t outputs = 70, inputs = 200;
   const std::vector<float> w = RandomFloats(outputs * inputs, 6);
   for (const WeightPrecision precision : kAllPrecisions) {
-    EXPECT_EQ(PackedTestMatrix(precision, outputs, inputs, w, 1).bytes(),
-              PackedTestMatrix(precision, outputs, inputs, w, 3).bytes());
+    const PackedTestMatrix one(precision, outputs, inputs, w, 1), three(precision, outputs, inputs, w, 3);
+    EXPECT_TRUE(one.bytes() == three.bytes()) << WeightPrecisionName(precision);
   }
 }
 

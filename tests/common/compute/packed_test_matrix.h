@@ -36,7 +36,7 @@ class PackedTestMatrix {
 
   const PackedMatrix& matrix() const { return matrix_; }
   const absl::Status& status() const { return status_; }
-  std::vector<std::byte> bytes() const { return {data_.get(), data_.get() + bytes_}; }
+  absl::Span<const std::byte> bytes() const { return {data_.get(), static_cast<size_t>(bytes_)}; }
   std::vector<float> Row(int64_t output) const {
     std::vector<float> row(matrix_.inputs);
     UnpackRow(matrix_, output, absl::MakeSpan(row));
