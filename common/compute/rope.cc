@@ -3,24 +3,32 @@
 #include <cmath>
 
 namespace baton {
+namespace {
+
+// Some microseconds of sines.
+constexpr int64_t kRowsAtOnce = 4;
+
+}  // namespace
 
 RopeTable::RopeTable(double theta, int rotary_dim) : half_(rotary_dim / 2), frequencies_(half_) {
   for (int i = 0; i < half_; ++i) frequencies_[i] = std::pow(theta, -2.0 * i / rotary_dim);
 }
 
-void RopeTable::Prepare(absl::Span<const int64_t> positions) {
+void RopeTable::Prepare(ThreadPool& pool, absl::Span<const int64_t> positions) {
   const size_t entries = positions.size() * half_;
   if (cosines_.size() < entries) {
     cosines_.resize(entries);
     sines_.resize(entries);
   }
-  for (size_t row = 0; row < positions.size(); ++row) {
-    for (int i = 0; i < half_; ++i) {
-      const double angle = static_cast<double>(positions[row]) * frequencies_[i];
-      cosines_[row * half_ + i] = static_cast<float>(std::cos(angle));
-      sines_[row * half_ + i] = static_cast<float>(std::sin(angle));
+  pool.ParallelFor(static_cast<int64_t>(positions.size()), kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (int i = 0; i < half_; ++i) {
+        const double angle = static_cast<double>(positions[row]) * frequencies_[i];
+        cosines_[row * half_ + i] = static_cast<float>(std::cos(angle));
+        sines_[row * half_ + i] = static_cast<float>(std::sin(angle));
+      }
     }
-  }
+  });
 }
 
 void RopeTable::Rotate(int64_t row, int heads, int head_dim, float* vectors) const {

@@ -32,7 +32,7 @@ ForwardPass::ForwardPass(const ModelConfig& config, const ModelWeights& weights,
 
 void ForwardPass::Run(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer) {
   PlanRows(runs);
-  rope_.Prepare(positions_);
+  rope_.Prepare(pool_, positions_);
   float* x = residual_.Resize(rows_, config_.hidden_size);  // the residual stream
   float* h = normed_.Resize(rows_, config_.hidden_size);    // what a block reads
   float* y = mixed_.Resize(rows_, config_.hidden_size);     // what a block writes

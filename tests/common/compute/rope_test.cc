@@ -10,10 +10,11 @@ namespace baton {
 namespace {
 
 TEST(RopeTest, RotatesHalvesByPosition) {
+  ThreadPool pool({.threads = 2});
   const int head_dim = 8, heads = 3;
   RopeTable table(10000.0, head_dim);
-  const std::vector<int64_t> positions = {0, 5, 8000};
-  table.Prepare(positions);
+  const std::vector<int64_t> positions = {0, 5, 8000, 1, 2, 3, 70000};
+  table.Prepare(pool, positions);
   for (size_t row = 0; row < positions.size(); ++row) {
     const std::vector<float> before = RandomFloats(heads * head_dim, 1);
     std::vector<float> after = before;
@@ -30,8 +31,9 @@ TEST(RopeTest, RotatesHalvesByPosition) {
 }
 
 TEST(RopeTest, LeavesDimsBeyondTheRotaryOnes) {
+  ThreadPool pool({.threads = 1});
   RopeTable table(10000.0, /*rotary_dim=*/12);
-  table.Prepare({int64_t{7}});
+  table.Prepare(pool, {int64_t{7}});
   const std::vector<float> before = RandomFloats(24, 1);
   std::vector<float> after = before;
   table.Rotate(0, 1, 24, after.data());
@@ -40,11 +42,12 @@ TEST(RopeTest, LeavesDimsBeyondTheRotaryOnes) {
 }
 
 TEST(RopeTest, PrepareReplacesEarlierRows) {
+  ThreadPool pool({.threads = 2});
   RopeTable table(10000.0, 4);
-  table.Prepare({int64_t{1}, int64_t{2}, int64_t{3}});
-  table.Prepare({int64_t{3}});
+  table.Prepare(pool, {int64_t{1}, int64_t{2}, int64_t{3}});
+  table.Prepare(pool, {int64_t{3}});
   RopeTable fresh(10000.0, 4);
-  fresh.Prepare({int64_t{3}});
+  fresh.Prepare(pool, {int64_t{3}});
   std::vector<float> a = {1, 2, 3, 4}, b = a;
   table.Rotate(0, 1, 4, a.data());
   fresh.Rotate(0, 1, 4, b.data());

@@ -1,0 +1,34 @@
+// What one thread of this machine can do at most, in the same run as the kernels: compare FLOP/s and bytes/s with
+// these.
+#include <benchmark/benchmark.h>
+
+#include <vector>
+
+#include "bench/peak_kernels.h"
+
+namespace baton {
+namespace {
+
+void RunPeak(benchmark::State& state, const PeakKernel& kernel) {
+  constexpr int64_t kIterations = 1 << 20;
+  for (auto _ : state) benchmark::DoNotOptimize(kernel.run(kIterations));
+  state.SetLabel(kernel.name);
+  state.counters["FLOP/s"] = benchmark::Counter(kernel.flops_per_iteration * static_cast<double>(kIterations),
+                                                benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void BM_MachinePeakBf16(benchmark::State& state) { RunPeak(state, BestBf16Kernel()); }
+void BM_MachinePeakFloat(benchmark::State& state) { RunPeak(state, BestFloatKernel()); }
+BENCHMARK(BM_MachinePeakBf16);
+BENCHMARK(BM_MachinePeakFloat);
+
+void BM_MachineRead(benchmark::State& state) {
+  const std::vector<std::byte> bytes(size_t{256} << 20, std::byte{1});
+  for (auto _ : state) benchmark::DoNotOptimize(StreamRead(bytes));
+  state.counters["bytes/s"] =
+      benchmark::Counter(static_cast<double>(bytes.size()), benchmark::Counter::kIsIterationInvariantRate);
+}
+BENCHMARK(BM_MachineRead);
+
+}  // namespace
+}  // namespace baton
