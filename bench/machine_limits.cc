@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "bench/matmul_peak.h"
 #include "bench/peak_kernels.h"
 #include "common/base/status_macros.h"
 #include "common/base/thread_pool.h"
@@ -147,6 +148,8 @@ MachineLimits MeasureMachineLimits(const MachineLimitsOptions& options) {
   for (const GemmShape& shape : kShapes) {
     limits.sgemm_flops = std::max(limits.sgemm_flops, MeasureSgemm(pool, shape, seconds / std::size(kShapes)));
   }
+  limits.matmul_flops = MeasureMatMul(pool, options.precision, seconds);
+  if (options.precision != WeightPrecision::kF32) limits.onednn_flops = MeasureOneDnnBf16(limits.threads, seconds);
   limits.openblas_core = openblas_get_corename();
   limits.cache_bytes = CacheBytes();
   return limits;
@@ -157,6 +160,8 @@ MachineLimits Mean(const MachineLimits& before, const MachineLimits& after) {
   mean.read_bytes_per_second = (before.read_bytes_per_second + after.read_bytes_per_second) / 2;
   mean.sgemm_flops = (before.sgemm_flops + after.sgemm_flops) / 2;
   mean.float_flops = (before.float_flops + after.float_flops) / 2;
+  mean.matmul_flops = (before.matmul_flops + after.matmul_flops) / 2;
+  mean.onednn_flops = (before.onednn_flops + after.onednn_flops) / 2;
   mean.bf16_flops = (before.bf16_flops + after.bf16_flops) / 2;
   return mean;
 }

@@ -9,8 +9,11 @@
 // bandwidth, a buffer several times the last-level cache.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
+
+#include "common/compute/packed_matrix.h"
 
 namespace baton {
 
@@ -20,14 +23,21 @@ struct MachineLimits {
   double sgemm_flops = 0;            // per second: OpenBLAS at shapes of real models
   double float_flops = 0;            // float32 multiply-adds on registers
   double bf16_flops = 0;             // bfloat16 products with float32 accumulation on registers
+  double matmul_flops = 0;           // our packed products at shapes of real models
+  double onednn_flops = 0;           // oneDNN's bf16 products at the same shapes; 0: not in this build
   std::string float_kernel;          // "avx512 fma"
   std::string bf16_kernel;           // "amx bf16"
   std::string openblas_core;         // the kernels OpenBLAS chose: "SkylakeX"
   int64_t cache_bytes = 0;           // last-level cache; 0: unknown
+
+  // What prefill is held against: the best whole products that anyone reaches here.
+  double MatMulPeak() const { return std::max(matmul_flops, onednn_flops); }
 };
 
 struct MachineLimitsOptions {
   int threads = 0;  // 0: one per usable CPU
+  // Of the packed products.
+  WeightPrecision precision = WeightPrecision::kBf16;
   // 0: four times the last-level cache, within 256 MiB and an eighth of physical memory.
   int64_t buffer_bytes = 0;
   double seconds_per_figure = 0.4;
