@@ -1,4 +1,5 @@
 #include <array>
+#include <bit>
 
 #include "common/compute/bf16.h"
 #include "common/compute/matmul_kernels.h"
@@ -6,26 +7,23 @@
 namespace baton {
 namespace {
 
-// bfloat16 of every int8 code (sign-magnitude) and every int4 code.
-const uint16_t* Int8Bf16Values() {
-  static const std::array<uint16_t, 256> values = [] {
-    std::array<uint16_t, 256> all;
-    for (int code = 0; code < 256; ++code) {
-      all[code] = FloatToBf16(static_cast<float>(code & 0x80 ? -(code & 0x7f) : code));
-    }
-    return all;
-  }();
-  return values.data();
+// bfloat16 of the int4 codes: twice, for look-ups whose index has a junk fifth bit; and by bytes.
+struct Int4Tables {
+  uint16_t words[32];
+  uint8_t low[16], high[16];
+};
+
+constexpr Int4Tables MakeInt4Tables() {
+  Int4Tables tables = {};
+  for (int i = 0; i < 32; ++i) tables.words[i] = FloatToBf16(kInt4Values[i % 16]);
+  for (int i = 0; i < 16; ++i) {
+    tables.low[i] = static_cast<uint8_t>(tables.words[i] & 0xff);
+    tables.high[i] = static_cast<uint8_t>(tables.words[i] >> 8);
+  }
+  return tables;
 }
 
-const uint16_t* Int4Bf16Values() {
-  static const std::array<uint16_t, 16> values = [] {
-    std::array<uint16_t, 16> all;
-    for (int code = 0; code < 16; ++code) all[code] = FloatToBf16(kInt4Values[code]);
-    return all;
-  }();
-  return values.data();
-}
+constexpr Int4Tables int4_tables = MakeInt4Tables();
 
 }  // namespace
 }  // namespace baton

@@ -7,6 +7,7 @@
 #include <limits>
 #include <string>
 
+#include "common/compute/cpu_isa.h"
 #include "tests/common/compute/packed_test_matrix.h"
 #include "tests/common/compute/random_values.h"
 
@@ -163,6 +164,21 @@ TEST(PackedMatrixTest, ThreadsChangeNoByte) {
   for (const WeightPrecision precision : kAllPrecisions) {
     const PackedTestMatrix one(precision, outputs, inputs, w, 1), three(precision, outputs, inputs, w, 3);
     EXPECT_TRUE(one.bytes() == three.bytes()) << WeightPrecisionName(precision);
+  }
+}
+
+// A cache file may be written by one kind of CPU and read by another.
+TEST(PackedMatrixTest, InstructionSetsChangeNoByte) {
+  const int64_t outputs = 20, inputs = 640;
+  const std::vector<float> w = RandomFloats(outputs * inputs, 7);
+  for (const WeightPrecision precision : kAllPrecisions) {
+    SetIsaForTesting(Isa::kPortable);
+    const PackedTestMatrix want(precision, outputs, inputs, w);
+    for (const Isa isa : SupportedIsas()) {
+      SetIsaForTesting(isa);
+      EXPECT_TRUE(PackedTestMatrix(precision, outputs, inputs, w).bytes() == want.bytes())
+          << WeightPrecisionName(precision) << " " << IsaName(isa);
+    }
   }
 }
 
