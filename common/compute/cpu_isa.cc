@@ -40,7 +40,10 @@ std::vector<Isa> DetectIsas() {
     return isas;
   }
   isas.push_back(Isa::kAvx512);
-  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vbmi")) return isas;
+  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vbmi") ||
+      !__builtin_cpu_supports("avx512vnni")) {
+    return isas;
+  }
   isas.push_back(Isa::kAvx512Bf16);
   if (HasAmx()) isas.push_back(Isa::kAmx);
   return isas;

@@ -19,7 +19,7 @@ enum class Isa {
   kPortable,
   kAvx2,        // and FMA
   kAvx512,      // F, BW, DQ, VL
-  kAvx512Bf16,  // and BF16, VBMI
+  kAvx512Bf16,  // and BF16, VBMI, VNNI
   kAmx,         // and AMX-TILE, AMX-BF16, with the kernel's permission to use tiles
 };
 

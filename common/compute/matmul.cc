@@ -89,7 +89,7 @@ MatMulTask Prepare(ThreadPool* pool, const PackedMatrix& weights, const float* b
 }
 
 void RunBlock(const MatMulTask& task, const MatMulBlock& block) {
-  if (task.weights.precision == WeightPrecision::kInt8A8) return MatMulInt8A8(task, block, kernel_scratch);
+  if (task.weights.precision == WeightPrecision::kInt8A8) return MatMulInt8A8(task, block);
 #if defined(__x86_64__)
   if (CurrentIsa() == Isa::kAmx) return MatMulAmx(task, block, kernel_scratch);
   if (UsesPairs(task.weights.precision)) return MatMulAvx512Bf16(task, block);
