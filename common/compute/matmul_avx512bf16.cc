@@ -52,7 +52,6 @@ BATON_INLINE void SetZero(__m512 (&sums)[kRows][kGroups]) {
 
 constexpr int kTileRows = 8;
 constexpr int kTileGroups = 2;
-constexpr int kFewRows = 2;
 constexpr int kFewRowGroups = 4;
 // What is fetched ahead of the arithmetic, of every group: 2 KiB.
 constexpr int64_t kBlocksAhead = 32;
@@ -106,48 +105,36 @@ BATON_KERNEL void Tile(const MatMulTask& task, int64_t group, int64_t row) {
   }
 }
 
-template <typename Format, int kGroups>
+template <typename Format, int kMostRows, int kGroups>
 BATON_INLINE void TileOf(const MatMulTask& task, int64_t group, int64_t row, int64_t rows) {
-  switch (rows) {
-    case 1:
-      return Tile<Format, 1, kGroups>(task, group, row);
-    case 2:
-      return Tile<Format, 2, kGroups>(task, group, row);
-    case 3:
-      return Tile<Format, 3, kGroups>(task, group, row);
-    case 4:
-      return Tile<Format, 4, kGroups>(task, group, row);
-    case 5:
-      return Tile<Format, 5, kGroups>(task, group, row);
-    case 6:
-      return Tile<Format, 6, kGroups>(task, group, row);
-    case 7:
-      return Tile<Format, 7, kGroups>(task, group, row);
-    default:
-      return Tile<Format, 8, kGroups>(task, group, row);
+  if constexpr (kMostRows > 1) {
+    if (rows < kMostRows) return TileOf<Format, kMostRows - 1, kGroups>(task, group, row, rows);
   }
+  Tile<Format, kMostRows, kGroups>(task, group, row);
 }
 
 // All rows of a few groups before the next groups: their codes come from memory once, then from the cache.
 template <typename Format>
 BATON_KERNEL void MatMulRowsOf(const MatMulTask& task, int64_t begin, int64_t end, int64_t row, int64_t rows) {
   int64_t group = begin;
+  // int4 needs registers for sums of 64 inputs and of all.
+  constexpr int64_t kFewRows = std::is_same_v<Format, Int4Format> ? 2 : 4;
   if (rows <= kFewRows) {
     for (; group + kFewRowGroups <= end; group += kFewRowGroups) {
-      rows == 1 ? Tile<Format, 1, kFewRowGroups>(task, group, row) : Tile<Format, 2, kFewRowGroups>(task, group, row);
+      TileOf<Format, kFewRows, kFewRowGroups>(task, group, row, rows);
     }
   }
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   for (; group + kTileGroups <= end; group += kTileGroups) {
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = rows * t / tiles;
-      TileOf<Format, kTileGroups>(task, group, row + first, rows * (t + 1) / tiles - first);
+      TileOf<Format, kTileRows, kTileGroups>(task, group, row + first, rows * (t + 1) / tiles - first);
     }
   }
   for (; group < end; ++group) {
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t first = rows * t / tiles;
-      TileOf<Format, 1>(task, group, row + first, rows * (t + 1) / tiles - first);
+      TileOf<Format, kTileRows, 1>(task, group, row + first, rows * (t + 1) / tiles - first);
     }
   }
 }
