@@ -16,8 +16,8 @@ constexpr int64_t kSgemmOutputs = 256;
 constexpr int64_t kGroupsAtOnce = 4;
 constexpr int64_t kRowsAtOnce = 8;
 constexpr int64_t kAmxRowsAtOnce = 32;
-// A block has at least this many multiply-adds: some tens of microseconds.
-constexpr int64_t kBlockWork = int64_t{1} << 20;
+// A block has at least this many multiply-adds: some microseconds.
+constexpr int64_t kBlockWork = int64_t{1} << 18;
 // Blocks per thread, so that a slow thread holds nobody up.
 constexpr int64_t kBlocksPerThread = 8;
 // Activations of a block pass by once per tile column: they should stay in the second-level cache.
