@@ -160,6 +160,21 @@ TEST_P(MatMulTest, RowsDoNotInfectOneAnother) {
   }
 }
 
+// Sums of int8 products are exact, so that even instruction sets agree.
+TEST(MatMulInt8A8Test, InstructionSetsGiveTheSameBits) {
+  const int64_t inputs = 333, outputs = 70, rows = 19;
+  const PackedTestMatrix w(WeightPrecision::kInt8A8, outputs, inputs, RandomFloats(outputs * inputs, 1));
+  const std::vector<float> x = RandomFloats(rows * inputs, 2);
+  const std::vector<float> bias = RandomFloats(outputs, 3);
+  std::vector<std::vector<float>> results;
+  for (const Isa isa : SupportedIsas()) {
+    SetIsaForTesting(isa);
+    std::vector<float>& y = results.emplace_back(rows * outputs);
+    MatMulOnThisThread(w.matrix(), bias.data(), {x.data(), inputs, rows}, y.data(), outputs);
+  }
+  for (const std::vector<float>& y : results) EXPECT_EQ(y, results[0]);
+}
+
 TEST(MatMulF32Test, ThreadsChangeNoBit) {
   const int64_t inputs = 96, outputs = 700, rows = 11;
   const PackedTestMatrix w(WeightPrecision::kF32, outputs, inputs, RandomFloats(outputs * inputs, 1));
