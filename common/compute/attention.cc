@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
-#include <utility>
 #include <vector>
 
 #include "common/base/status_macros.h"
@@ -14,47 +12,6 @@
 
 namespace baton {
 namespace {
-
-// Grows to the largest head this thread has met and stays.
-class ScratchMemory {
- public:
-  const AttentionScratch& ForHeads(int head_dim) {
-    const int64_t dim = (int64_t{head_dim} + 31) / 32 * 32;
-    if (dim == scratch_.dim) return scratch_;
-    const int64_t row = dim * static_cast<int64_t>(sizeof(float));
-    const int64_t query_bytes = kMaxTileQueries * row;
-    const int64_t block_bytes = kKeyBlock * row;
-    const int64_t score_bytes = kMaxTileQueries * kKeyBlock * static_cast<int64_t>(sizeof(float));
-    const int64_t vector_bytes = kMaxTileQueries * static_cast<int64_t>(sizeof(float));
-    memory_.resize(2 * query_bytes + 3 * block_bytes + 2 * score_bytes + 3 * vector_bytes + row + kLine);
-    void* start = memory_.data();
-    size_t room = memory_.size();
-    auto* at = static_cast<std::byte*>(std::align(kLine, kLine, start, room));
-    // Every part is a whole number of cache lines.
-    const auto take = [&](int64_t bytes) { return std::exchange(at, at + bytes); };
-    scratch_.dim = dim;
-    scratch_.queries = take(query_bytes);
-    scratch_.keys = take(block_bytes);
-    scratch_.values = take(block_bytes);
-    scratch_.weights = take(score_bytes);
-    scratch_.scores = reinterpret_cast<float*>(take(score_bytes));
-    scratch_.outputs = reinterpret_cast<float*>(take(query_bytes));
-    scratch_.maxima = reinterpret_cast<float*>(take(vector_bytes));
-    scratch_.sums = reinterpret_cast<float*>(take(vector_bytes));
-    scratch_.factors = reinterpret_cast<float*>(take(vector_bytes));
-    scratch_.padded = take(block_bytes);
-    std::byte* zeros = take(row);
-    std::fill(scratch_.padded, scratch_.padded + block_bytes, std::byte{0});
-    std::fill(zeros, zeros + row, std::byte{0});
-    scratch_.zeros = zeros;
-    return scratch_;
-  }
-
- private:
-  static constexpr size_t kLine = 64;
-  std::vector<std::byte> memory_;
-  AttentionScratch scratch_;
-};
 
 float Element(const std::byte* data, KvElement type, int64_t index) {
   if (type == KvElement::kF32) return reinterpret_cast<const float*>(data)[index];
@@ -72,8 +29,14 @@ void Attend(const AttentionShape& shape, absl::Span<const KeyValueRows> rows,
     BATON_CHECK(first <= query.begin && query.begin < query.end && query.end <= last);
   }
 
-  thread_local ScratchMemory memory;
+  thread_local AttentionScratchMemory memory;
   const AttentionScratch& scratch = memory.ForHeads(shape.head_dim);
+#if defined(__x86_64__)
+  if (CurrentIsa() == Isa::kAmx && shape.element == KvElement::kBf16) {
+    return AttendAmx(shape, rows.data(), static_cast<int64_t>(rows.size()), queries.data(),
+                     static_cast<int>(queries.size()), scratch);
+  }
+#endif
   const auto kernel =
       shape.element == KvElement::kF32 ? BATON_PICK_ISA(AttendTile<float>) : BATON_PICK_ISA(AttendTile<uint16_t>);
   kernel(shape, rows.data(), static_cast<int64_t>(rows.size()), queries.data(), static_cast<int>(queries.size()),

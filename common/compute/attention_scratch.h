@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
+
+#include "common/compute/attention.h"
 
 namespace baton {
 
@@ -22,5 +25,19 @@ struct AttentionScratch {
   std::byte* padded = nullptr;       // [kKeyBlock, dim] in the state's element: rows whose head_dim is not `dim`
   const std::byte* zeros = nullptr;  // [dim]: stands for positions without a row
 };
+
+class AttentionScratchMemory {
+ public:
+  // The same memory for the same size; its padding is zeros.
+  const AttentionScratch& ForHeads(int head_dim);
+
+ private:
+  std::vector<std::byte> memory_;
+  AttentionScratch scratch_;
+};
+
+// AttendTile of attention.inc on AMX.
+void AttendAmx(const AttentionShape& shape, const KeyValueRows* pieces, int64_t piece_count,
+               const AttentionQuery* queries, int query_count, const AttentionScratch& scratch);
 
 }  // namespace baton
