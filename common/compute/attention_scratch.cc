@@ -37,7 +37,6 @@ const AttentionScratch& AttentionScratchMemory::ForHeads(int head_dim) {
   scratch_.factors = reinterpret_cast<float*>(take(vector_bytes));
   scratch_.padded = take(block_bytes);
   std::byte* zeros = take(row);
-  std::fill(scratch_.padded, scratch_.padded + block_bytes, std::byte{0});
   std::fill(zeros, zeros + row, std::byte{0});
   scratch_.zeros = zeros;
   return scratch_;

@@ -28,7 +28,7 @@ struct AttentionScratch {
 
 class AttentionScratchMemory {
  public:
-  // The same memory for the same size; its padding is zeros.
+  // The same memory for the same size.
   const AttentionScratch& ForHeads(int head_dim);
 
  private:

@@ -164,24 +164,31 @@ TEST_P(AttentionTest, BitsSurviveUnderflow) {
   }
 }
 
-// Heads of different sizes share a thread's scratch.
-TEST_P(AttentionTest, PaddingIsCleanAfterAnotherHeadSize) {
+// Heads of different sizes and elements share a thread's scratch: what one leaves there must not reach another.
+TEST_P(AttentionTest, ScratchLeavesNoTrace) {
   const int head_dim = 24;
-  const Context context(0, 70, head_dim);
   const std::vector<float> q = RandomFloats(256, 3, 3.0f);
-  std::vector<float> before(head_dim), after(head_dim), other(256);
-  const auto attend = [&](std::vector<float>& output) {
+  const auto attend = [&](const Context& context, KvElement type) {
+    std::vector<float> output(context.head_dim);
     const AttentionQuery query = {q.data(), output.data(), 0, 70};
-    Attend({head_dim, 0.3f, 0.0f, KvElement::kBf16, false}, context.Cut(KvElement::kBf16, {}), {&query, 1});
+    Attend({context.head_dim, 0.3f, 0.0f, type, false}, context.Cut(type, {}), {&query, 1});
+    return output;
   };
-  attend(before);
+  const Context context(0, 70, head_dim), large(0, 70, 256);
+  Context nan(0, 70, head_dim);
+  std::fill(nan.keys.begin(), nan.keys.end(), NAN);
+  std::fill(nan.values.begin(), nan.values.end(), NAN);
+  std::fill(nan.keys16.begin(), nan.keys16.end(), 0x7fff);
+  std::fill(nan.values16.begin(), nan.values16.end(), 0x7fff);
   for (const KvElement type : {KvElement::kF32, KvElement::kBf16}) {
-    const Context large(0, 70, 256);
-    const AttentionQuery query = {q.data(), other.data(), 0, 70};
-    Attend({256, 0.3f, 0.0f, type, false}, large.Cut(type, {}), {&query, 1});
+    const std::vector<float> want = attend(context, type);
+    for (const KvElement other : {KvElement::kF32, KvElement::kBf16}) {
+      for (const Context* before : std::initializer_list<const Context*>{&large, &nan}) {
+        attend(*before, other);
+        EXPECT_EQ(attend(context, type), want);
+      }
+    }
   }
-  attend(after);
-  EXPECT_EQ(before, after);
 }
 
 // NaN or infinity in one position's value must reach those who see it, as a sign that something is wrong.
