@@ -9,24 +9,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/file_descriptor.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
 namespace {
-
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&&) = delete;
-  ~FileDescriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 struct OpenedFile {
   FileDescriptor descriptor;
@@ -36,7 +23,7 @@ struct OpenedFile {
 absl::StatusOr<OpenedFile> OpenRegularFile(const std::string& path) {
   // O_NONBLOCK: opening a pipe that nobody writes must not hang; it has no effect on regular files.
   FileDescriptor descriptor(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (descriptor.get() < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't open ", path));
+  if (!descriptor.is_open()) return absl::ErrnoToStatus(errno, absl::StrCat("can't open ", path));
   struct stat info {};
   if (fstat(descriptor.get(), &info) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't stat ", path));
   if (S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(path, ": is a directory, expected a file"));

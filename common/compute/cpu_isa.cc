@@ -8,6 +8,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -55,8 +58,19 @@ std::vector<Isa> DetectIsas() { return {Isa::kPortable}; }
 
 #endif
 
+// BATON_ISA lets programs without a flag, tests above all, run on another instruction set. Those with one have checked
+// the variable while parsing; here a value that can't be used ends the program rather than run something else.
+Isa FirstChoice() {
+  const char* name = std::getenv("BATON_ISA");
+  if (name == nullptr) return SupportedIsas().back();
+  const absl::StatusOr<Isa> isa = ParseIsa(name);
+  if (isa.ok()) return *isa;
+  std::fprintf(stderr, "BATON_ISA: %s\n", std::string(isa.status().message()).c_str());
+  std::exit(2);
+}
+
 std::atomic<Isa>& Chosen() {
-  static std::atomic<Isa> chosen{SupportedIsas().back()};
+  static std::atomic<Isa> chosen{FirstChoice()};
   return chosen;
 }
 

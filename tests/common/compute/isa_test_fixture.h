@@ -12,7 +12,10 @@ namespace baton {
 class IsaTest : public testing::TestWithParam<Isa> {
  protected:
   IsaTest() { SetIsaForTesting(GetParam()); }
-  ~IsaTest() override { SetIsaForTesting(SupportedIsas().back()); }
+  ~IsaTest() override { SetIsaForTesting(before_); }
+
+ private:
+  const Isa before_ = CurrentIsa();
 };
 
 #define BATON_INSTANTIATE_ISA_TEST(suite)                               \
