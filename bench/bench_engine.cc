@@ -20,6 +20,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/model/model.h"
+#include "common/rpc/engine_flags.h"
 
 namespace baton {
 namespace {
@@ -29,9 +30,8 @@ constexpr int kExitUsage = 2;
 
 struct Flags {
   EngineRun run;
-  std::string compute = "bf16";
+  EngineFlags engine;
   std::string cpus;
-  int threads = 0;
   std::string json_file;
 };
 
@@ -40,12 +40,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   constexpr int kMost = 1 << 20;
   app.set_version_flag("--version", kVersion);
   app.add_option("--model", flags.run.directory, "Hugging Face checkpoint directory")->required();
-  app.add_option("--compute", flags.compute, "bf16 or f32")
-      ->check(CLI::IsMember({"bf16", "f32"}))
-      ->capture_default_str();
-  app.add_option("--threads", flags.threads, "threads of the forward pass; 0: one per usable CPU")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  AddEngineFlags(app, &flags.engine);
   app.add_option("--cpus", flags.cpus, "run on these CPUs only, e.g. 0-3,8");
   app.add_option("--batch", options.batches, "batch sizes of decode, e.g. 1,8,32; 0: no decode")
       ->delimiter(',')
@@ -92,16 +87,16 @@ absl::Status Run(Flags& flags) {
     BATON_ASSIGN_OR_RETURN(const std::vector<int> cpus, ParseCpuList(flags.cpus));
     BATON_RETURN_IF_ERROR(PinProcess(cpus));
   }
-  ModelOptions model_options;
-  BATON_ASSIGN_OR_RETURN(model_options.compute, ParseComputeMode(flags.compute));
-  model_options.threads = flags.threads;
+  ApplyIsa(flags.engine);
+  ModelOptions model_options = flags.engine.ToModelOptions();
+  model_options.observer.notice = [](const LoadNotice& notice) { std::fprintf(stderr, "%s\n", notice.text.c_str()); };
   BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(run.directory, model_options));
   BATON_RETURN_IF_ERROR(CheckEngineBench(*model, run.options));
   // Before minutes of measuring, not after.
   if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ""));
 
   Print(ModelLine(run, *model));
-  const MachineLimitsOptions limits_options{.threads = flags.threads};
+  const MachineLimitsOptions limits_options{.threads = flags.engine.threads};
   run.before = MeasureMachineLimits(limits_options);
   Print(LimitsLine("before", run.before));
   Print(CacheNote(run, *model));

@@ -29,7 +29,8 @@ class EngineBench {
       : model_(model),
         options_(options),
         budget_(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2),
-        element_bytes_(model.compute() == ComputeMode::kBF16 ? 2 : 4) {}
+        state_element_bytes_(model.compute() == ComputeMode::kBF16 ? 2 : 4),
+        bytes_per_weight_(static_cast<double>(model.weight_bytes()) / static_cast<double>(model.parameters())) {}
 
   absl::StatusOr<EngineResult> Prefill(int prompt) {
     EngineResult result;
@@ -116,22 +117,23 @@ class EngineBench {
   Bound DecodeBound(int batch) const {
     const int64_t middle = options_.context + int64_t{options_.repeats} * options_.decode_steps / 2;
     const double steps = options_.decode_steps;
-    const int64_t state = StateReadBytes(model_.config(), middle, element_bytes_);
+    const int64_t state = StateReadBytes(model_.config(), middle, state_element_bytes_);
     return {steps * batch * DecodeFlops(model_.config(), middle),
             steps * (BlockWeightBytes() + HeadBytes() + static_cast<double>(batch) * static_cast<double>(state))};
   }
 
   double BlockWeightBytes() const {
-    return static_cast<double>(NonEmbeddingParameters(model_.config())) * element_bytes_;
+    return static_cast<double>(NonEmbeddingParameters(model_.config())) * bytes_per_weight_;
   }
   double HeadBytes() const {
-    return static_cast<double>(model_.config().vocab_size) * model_.config().hidden_size * element_bytes_;
+    return static_cast<double>(model_.config().vocab_size) * model_.config().hidden_size * bytes_per_weight_;
   }
 
   Model& model_;
   const EngineBenchOptions& options_;
   MemoryBudget budget_;
-  const int element_bytes_;
+  const int state_element_bytes_;
+  const double bytes_per_weight_;  // scales of quantised weights included
   int64_t next_token_ = 0;
 };
 

@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/bytes.h"
 #include "common/base/version.h"
+#include "common/compute/cpu_isa.h"
 
 namespace baton {
 namespace {
@@ -58,10 +59,11 @@ std::string LimitsLine(const std::string& when, const MachineLimits& limits) {
 
 std::string ModelLine(const EngineRun& run, const Model& model) {
   const bool billions = model.parameters() >= 1'000'000'000;
-  return absl::StrFormat(
-      "model %s: %s, %.2f %s parameters, compute %s, weights %s\n", run.directory, FamilyName(model.config().family),
-      static_cast<double>(model.parameters()) / (billions ? 1e9 : 1e6), billions ? "billion" : "million",
-      ComputeModeName(model.compute()), FormatBytes(model.weight_bytes()));
+  return absl::StrFormat("model %s: %s, %.2f %s parameters, weights %s, %s, kernels %s\n", run.directory,
+                         FamilyName(model.config().family),
+                         static_cast<double>(model.parameters()) / (billions ? 1e9 : 1e6),
+                         billions ? "billion" : "million", WeightPrecisionName(model.weights()),
+                         FormatBytes(model.weight_bytes()), IsaName(CurrentIsa()));
 }
 
 std::string CacheNote(const EngineRun& run, const Model& model) {
@@ -98,7 +100,8 @@ std::string ReportJson(const EngineRun& run, const Model& model) {
         {"family", std::string(FamilyName(model.config().family))},
         {"parameters", model.parameters()},
         {"weight_bytes", model.weight_bytes()},
-        {"compute", std::string(ComputeModeName(model.compute()))}}},
+        {"weights", std::string(WeightPrecisionName(model.weights()))},
+        {"isa", std::string(IsaName(CurrentIsa()))}}},
       {"options",
        {{"repeats", run.options.repeats},
         {"decode_steps", run.options.decode_steps},

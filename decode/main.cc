@@ -20,6 +20,9 @@ class DecodeRole final : public WorkerRole {
   }
   std::string default_listen() const override { return "127.0.0.1:7201"; }
   int max_run_tokens() const override { return kDecodeRunTokens; }
+  BatchLimits batch_limits() const override {
+    return {.rows = engine_options_.max_batch, .logit_rows = engine_options_.max_batch};
+  }
 
   void AddFlags(CLI::App& app) override {
     app.add_option("--advertise", advertise_, "Where prefill workers reach this worker (default: where it listens)")

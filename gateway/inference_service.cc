@@ -223,6 +223,7 @@ grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerConte
     card->set_vocab_size(model->vocab_size);
     card->set_max_tokens(model->max_tokens);
     card->set_compute(model->compute);
+    card->set_weights(model->weights);
     card->set_parameters(model->parameters);
     *card->mutable_eos_token_ids() = model->generation.eos_token_ids();
     card->set_prefill_workers(model->prefill_workers);

@@ -138,7 +138,7 @@ std::shared_ptr<const ServedModel> ModelCatalog::Describe(const std::string& nam
     Log(Severity::kWarning, "model_has_several_fingerprints")
         .With("model", name)
         .With("fingerprints", serving_groups)
-        .With("hint", "workers of one name should load the same checkpoint with the same --compute");
+        .With("hint", "workers of one name should load the same checkpoint with the same --weights");
   }
   warned = serving_groups;
 
@@ -149,6 +149,7 @@ std::shared_ptr<const ServedModel> ModelCatalog::Describe(const std::string& nam
   model->fingerprint = info.fingerprint();
   model->family = info.family();
   model->compute = info.compute();
+  model->weights = info.weights();
   model->vocab_size = info.vocab_size();
   model->max_tokens = std::min<int64_t>(group.max_tokens, info.max_tokens());
   model->parameters = info.parameters();

@@ -32,6 +32,7 @@ struct ServedModel {
   std::string fingerprint;
   std::string family;
   std::string compute;
+  std::string weights;
   int32_t vocab_size = 0;
   // Prompt plus output: the smallest of its serving workers' limits.
   int64_t max_tokens = 0;

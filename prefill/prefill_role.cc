@@ -27,6 +27,10 @@ void PrefillRole::AddFlags(CLI::App& app) {
       ->capture_default_str();
 }
 
+BatchLimits PrefillRole::batch_limits() const {
+  return {.rows = chunk_tokens_, .logit_rows = PrefillEngineOptions().step_logit_rows};
+}
+
 absl::Status PrefillRole::Start(const WorkerContext& context) {
   metrics_ = std::make_unique<PrefillMetrics>(context.metrics, context.model_name);
   PrefillEngineOptions options;

@@ -19,6 +19,8 @@ class PrefillRole final : public WorkerRole {
   std::string default_listen() const override { return "127.0.0.1:7101"; }
   void AddFlags(CLI::App& app) override;
   int max_run_tokens() const override { return chunk_tokens_; }
+  BatchLimits batch_limits() const override;
+  int64_t handoff_bytes() const override { return PrefillEngineOptions().outbound_bytes; }
   absl::Status Start(const WorkerContext& context) override;
   std::vector<grpc::Service*> services() override { return {service_.get()}; }
   void Stop() override;

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/mapped_file.h"
+#include "common/base/pages.h"
 #include "common/base/status_macros.h"
 #include "common/model/json_object.h"
 
@@ -284,6 +285,18 @@ int64_t Checkpoint::tensor_bytes() const {
     for (const TensorView& tensor : file.tensors()) bytes += tensor.bytes;
   }
   return bytes;
+}
+
+std::vector<std::string> Checkpoint::WeightFiles() const {
+  std::vector<std::string> paths;
+  for (const SafetensorsFile& file : files_) paths.push_back(file.path());
+  return paths;
+}
+
+void Checkpoint::DropTensorPages() const {
+  for (const SafetensorsFile& file : files_) {
+    for (const TensorView& tensor : file.tensors()) DropPages(tensor.data, static_cast<size_t>(tensor.bytes));
+  }
 }
 
 }  // namespace baton

@@ -53,6 +53,10 @@ class Checkpoint {
   int64_t parameters() const;
   // Bytes of tensor data in the files.
   int64_t tensor_bytes() const;
+  // Paths of the safetensors files.
+  std::vector<std::string> WeightFiles() const;
+  // What was read of them stops counting as this process's memory; reading it again reads the file again.
+  void DropTensorPages() const;
   // Hash of config, tensor names, shapes, types and sampled contents: first, last and evenly spaced 4 KiB blocks of
   // each tensor, all of it for tensors up to 64 KiB. Cheap also for checkpoints that are not in the page cache. The
   // same for the same model in one file or in shards. 32 hex digits.
@@ -81,6 +85,8 @@ class Checkpoint {
   std::string config_text_;
   std::string tokenizer_;
   std::vector<SafetensorsFile> files_;
+  // Once computed; empty before.
+  mutable std::string content_hash_;
   absl::flat_hash_map<std::string, Place> index_;
 };
 

@@ -55,6 +55,7 @@ void AddContents(const TensorView& tensor, Hasher& hasher) {
 }  // namespace
 
 std::string Checkpoint::ContentHash() const {
+  if (!content_hash_.empty()) return content_hash_;
   Hasher hasher;
   // Parsed and written again: keys sorted, spacing gone. It parsed when the checkpoint was opened.
   const auto config = ParseJsonObject(config_text_, directory_);
@@ -69,7 +70,7 @@ std::string Checkpoint::ContentHash() const {
     hasher.AddText(ShapeText(tensor->shape));
     AddContents(*tensor, hasher);
   }
-  return hasher.Hex();
+  return content_hash_ = hasher.Hex();
 }
 
 }  // namespace baton

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/compute/bf16.h"
+#include "common/compute/matmul.h"
 
 namespace baton {
 namespace {
@@ -94,15 +95,9 @@ void ForwardPass::Embed() {
   const int64_t hidden = config_.hidden_size;
   float* x = residual_.Resize(rows_, hidden);
   ForEachRow(rows_, hidden, [&](int64_t row) {
-    const int64_t from = int64_t{tokens_[row]} * hidden;
     float* to = x + row * hidden;
-    if (weights_.embedding.type == WeightType::kF32) {
-      const float* table = static_cast<const float*>(weights_.embedding.data) + from;
-      for (int64_t i = 0; i < hidden; ++i) to[i] = table[i] * embedding_scale_;
-    } else {
-      const uint16_t* table = static_cast<const uint16_t*>(weights_.embedding.data) + from;
-      for (int64_t i = 0; i < hidden; ++i) to[i] = Bf16ToFloat(table[i]) * embedding_scale_;
-    }
+    UnpackRow(weights_.embedding, tokens_[row], {to, static_cast<size_t>(hidden)});
+    for (int64_t i = 0; i < hidden; ++i) to[i] *= embedding_scale_;
   });
 }
 
@@ -128,7 +123,7 @@ void ForwardPass::OutputHead(absl::Span<float> logits) {
     RmsNorm(x + logit_rows_[i] * hidden, weights_.final_norm.data(), config_.rms_norm_eps, hidden, rounding_,
             h + i * hidden);
   });
-  Linear(pool_, weights_.embedding, nullptr, {h, hidden, wanted}, logits.data(), config_.vocab_size);
+  MatMul(pool_, weights_.embedding, nullptr, {h, hidden, wanted}, logits.data(), config_.vocab_size);
   if (config_.final_soft_cap <= 0) return;
   pool_.ParallelFor(static_cast<int64_t>(logits.size()), kRowWork, [&](int64_t begin, int64_t end) {
     SoftCap(config_.final_soft_cap, end - begin, logits.data() + begin);
@@ -158,7 +153,7 @@ void ForwardPass::AddToResidual(const NormScale& output_norm, const float* y, co
 }
 
 void ForwardPass::Apply(const LinearLayer& layer, const float* x, float* y) {
-  Linear(pool_, layer.matrix, layer.bias_or_null(), {x, layer.matrix.inputs, rows_}, y, layer.matrix.outputs);
+  MatMul(pool_, layer.matrix, layer.bias_or_null(), {x, layer.matrix.inputs, rows_}, y, layer.matrix.outputs);
 }
 
 void ForwardPass::Observe(ForwardObserver& observer, const std::string& what, const float* rows) const {

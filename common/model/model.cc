@@ -39,9 +39,10 @@ Fingerprint FingerprintOf(const Checkpoint& checkpoint, const ModelOptions& opti
   FingerprintBuilder builder;
   builder.Add("baton model");
   builder.Add(checkpoint.ContentHash());
-  builder.Add(ComputeModeName(options.compute));
+  builder.Add(WeightPrecisionName(options.weights));
+  builder.Add(int64_t{kPackedLayoutVersion});
   builder.Add(int64_t{options.config.deepmind_window});
-  const StateLayout layout = LayoutOf(checkpoint.config(), options.compute, 1);
+  const StateLayout layout = LayoutOf(checkpoint.config(), ComputeModeOf(options.weights), 1);
   builder.Add(static_cast<int64_t>(layout.element));
   for (const LayerStateSpec& layer : layout.layers) {
     builder.Add(static_cast<int64_t>(layer.kind));
@@ -58,35 +59,40 @@ Fingerprint FingerprintOf(const Checkpoint& checkpoint, const ModelOptions& opti
 
 absl::string_view ComputeModeName(ComputeMode mode) { return mode == ComputeMode::kF32 ? "f32" : "bf16"; }
 
-absl::StatusOr<ComputeMode> ParseComputeMode(absl::string_view name) {
-  if (name == "f32") return ComputeMode::kF32;
-  if (name == "bf16") return ComputeMode::kBF16;
-  return absl::InvalidArgumentError(absl::StrCat("compute mode \"", name, "\" is neither bf16 nor f32"));
+ComputeMode ComputeModeOf(WeightPrecision weights) {
+  return weights == WeightPrecision::kF32 ? ComputeMode::kF32 : ComputeMode::kBF16;
 }
 
 // Later members point into earlier ones.
 struct Model::Impl {
   Impl(Checkpoint opened, const ModelOptions& options)
-      : checkpoint(std::move(opened)), compute(options.compute), pool({.threads = options.threads}) {}
+      : checkpoint(std::move(opened)), precision(options.weights), pool({.threads = options.threads}) {}
 
   Checkpoint checkpoint;
-  ComputeMode compute;
+  WeightPrecision precision;
   ThreadPool pool;
-  ModelWeights weights;
+  std::unique_ptr<ModelWeights> weights;
   Fingerprint fingerprint;
   std::unique_ptr<ForwardPass> forward;
 };
 
 absl::StatusOr<std::unique_ptr<Model>> Model::Load(const std::string& directory, const ModelOptions& options) {
+  BATON_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(directory, options.config));
+  return Load(std::move(checkpoint), options);
+}
+
+absl::StatusOr<std::unique_ptr<Model>> Model::Load(Checkpoint checkpoint, const ModelOptions& options) {
   if (options.threads < 0 || options.threads > kMaxThreads) {
     return absl::InvalidArgumentError(
         absl::StrCat("threads: ", options.threads, " is not between 0 (one per CPU) and ", kMaxThreads));
   }
-  BATON_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(directory, options.config));
   auto impl = std::make_unique<Impl>(std::move(checkpoint), options);
-  BATON_ASSIGN_OR_RETURN(impl->weights, LoadWeights(impl->checkpoint, options.compute, impl->pool, options.progress));
   impl->fingerprint = FingerprintOf(impl->checkpoint, options);
-  impl->forward = std::make_unique<ForwardPass>(impl->checkpoint.config(), impl->weights, options.compute, impl->pool);
+  BATON_ASSIGN_OR_RETURN(WeightPlan plan, PlanWeights(impl->checkpoint, options.weights));
+  BATON_ASSIGN_OR_RETURN(
+      impl->weights, LoadWeights(impl->checkpoint, std::move(plan), options.cache_dir, impl->pool, options.observer));
+  impl->forward = std::make_unique<ForwardPass>(impl->checkpoint.config(), *impl->weights,
+                                                ComputeModeOf(options.weights), impl->pool);
   return std::unique_ptr<Model>(new Model(std::move(impl)));
 }
 
@@ -96,10 +102,10 @@ Model::~Model() = default;
 const ModelConfig& Model::config() const { return impl_->checkpoint.config(); }
 const GenerationConfig& Model::generation() const { return impl_->checkpoint.generation(); }
 const std::string& Model::tokenizer() const { return impl_->checkpoint.tokenizer(); }
-ComputeMode Model::compute() const { return impl_->compute; }
+WeightPrecision Model::weights() const { return impl_->precision; }
 const Fingerprint& Model::fingerprint() const { return impl_->fingerprint; }
 int64_t Model::parameters() const { return impl_->checkpoint.parameters(); }
-int64_t Model::weight_bytes() const { return impl_->weights.bytes; }
+int64_t Model::weight_bytes() const { return impl_->weights->bytes; }
 
 std::shared_ptr<const StateLayout> Model::MakeStateLayout(int max_run_tokens) const {
   BATON_CHECK(max_run_tokens >= 1);

@@ -3,9 +3,9 @@
 // A batch is a list of runs: 1..max_run_tokens tokens of one sequence at its position. Prefill chunks, decode steps and
 // scoring are the same call. Linear layers see all rows at once; sequence mixers look at one run's state.
 //
-// Promise (bf16): a row's result depends only on the tokens before it in its own sequence, bit for bit, whatever shares
-// the batch, however the prompt is chunked, however many threads run. In f32 the matrix products are OpenBLAS's, so the
-// same holds within the noise floor.
+// Promise (all precisions but f32): a row's result depends only on the tokens before it in its own sequence, bit for
+// bit within an instruction set, whatever shares the batch, however the prompt is chunked, however many threads run. In
+// f32 the matrix products are OpenBLAS's, so the same holds within the noise floor.
 //
 //   BATON_ASSIGN_OR_RETURN(auto model, Model::Load(dir, options));
 //   std::vector<SequenceRun> runs = {{&state, tokens, /*logits_from=*/tokens.size() - 1}};
@@ -13,34 +13,36 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "common/compute/packed_matrix.h"
 #include "common/model/checkpoint.h"
+#include "common/model/load_observer.h"
 #include "common/model/model_config.h"
 #include "common/state/fingerprint.h"
 #include "common/state/sequence_state.h"
 
 namespace baton {
 
-// kF32: float32 weights and state, SGEMM: the exact mode. kBF16: weights as bfloat16 in memory, inputs of matrix
-// products rounded to bfloat16, float32 accumulation and residual stream; KV and conv state in bfloat16, RG-LRU state
-// in float32.
+// What a precision of weights means for everything else. kF32: float32 throughout, SGEMM: the exact mode. kBF16: inputs
+// of matrix products rounded to bfloat16, float32 accumulation and residual stream; KV and conv state in bfloat16,
+// RG-LRU state in float32.
 enum class ComputeMode { kF32, kBF16 };
 absl::string_view ComputeModeName(ComputeMode mode);  // "f32", "bf16"
-absl::StatusOr<ComputeMode> ParseComputeMode(absl::string_view name);
+ComputeMode ComputeModeOf(WeightPrecision weights);
 
 struct ModelOptions {
-  ComputeMode compute = ComputeMode::kBF16;
+  WeightPrecision weights = WeightPrecision::kBf16;
   // Threads of the forward pass, the calling one included. 0: one per usable CPU.
   int threads = 0;
+  // Where packed weights are kept between runs and shared between processes. Empty: in this process's memory.
+  std::string cache_dir;
   ConfigOptions config;
-  // Called with (bytes done, bytes total) while weights are converted or touched; may be empty.
-  std::function<void(int64_t, int64_t)> progress;
+  LoadObserver observer;
 };
 
 struct SequenceRun {
@@ -62,15 +64,18 @@ class ForwardObserver {
 
 class Model {
  public:
-  // Errors as Checkpoint::Open. Prints nothing.
+  // Errors as Checkpoint::Open and PackWeights. Prints nothing.
   static absl::StatusOr<std::unique_ptr<Model>> Load(const std::string& directory, const ModelOptions& options);
+  // Of a checkpoint that was opened with options.config.
+  static absl::StatusOr<std::unique_ptr<Model>> Load(Checkpoint checkpoint, const ModelOptions& options);
   ~Model();
   Model(const Model&) = delete;
 
   const ModelConfig& config() const;
   const GenerationConfig& generation() const;
   const std::string& tokenizer() const;  // tokenizer.model's bytes, possibly empty
-  ComputeMode compute() const;
+  WeightPrecision weights() const;
+  ComputeMode compute() const { return ComputeModeOf(weights()); }
   // Weights, precision and state layout (but not max_run_tokens, which changes no bytes on the wire).
   const Fingerprint& fingerprint() const;
   int64_t parameters() const;

@@ -4,6 +4,7 @@
 //
 #include <algorithm>
 
+#include "common/compute/matmul.h"
 #include "common/compute/recurrence.h"
 #include "common/model/forward.h"
 
@@ -76,7 +77,7 @@ void ForwardPass::ComputeGates(const RecurrentWeights& weights, const float* gat
       const bool recurrence = i < blocks;
       const LinearLayer& gate = recurrence ? weights.recurrence_gates[i] : weights.input_gates[i - blocks];
       const int64_t channel = i % blocks * block;
-      LinearOnThisThread(gate.matrix, gate.bias_or_null(), {gate_input + channel, width, rows_},
+      MatMulOnThisThread(gate.matrix, gate.bias_or_null(), {gate_input + channel, width, rows_},
                          (recurrence ? recurrence_gate : input_gate) + channel, width);
     }
   });

@@ -1,65 +1,46 @@
 #include "common/model/weights.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
-#include <new>
-#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "common/base/bytes.h"
 #include "common/base/status_macros.h"
-#include "common/compute/bf16.h"
 
 namespace baton {
 namespace {
 
-// Elements converted at a time: one thread's buffer stays in its cache.
-constexpr int64_t kConvertElements = 1 << 14;
-constexpr int64_t kPageBytes = 4096;
-constexpr int64_t kTouchPages = 256;
-
-void StoreAs(WeightType type, absl::Span<const float> values, int64_t begin, std::byte* out) {
-  if (type == WeightType::kF32) {
-    std::copy(values.begin(), values.end(), reinterpret_cast<float*>(out) + begin);
-    return;
-  }
-  auto* to = reinterpret_cast<uint16_t*>(out) + begin;
-  std::transform(values.begin(), values.end(), to, FloatToBf16);
-}
-
 // Softplus without overflow: log(1 + exp(x)).
 double Softplus(double x) { return std::max(x, 0.0) + std::log1p(std::exp(-std::abs(x))); }
 
-class WeightLoader {
+class WeightPlanner {
  public:
-  WeightLoader(const Checkpoint& checkpoint, ComputeMode compute, ThreadPool& pool,
-               const std::function<void(int64_t, int64_t)>& progress)
-      : checkpoint_(checkpoint),
-        config_(checkpoint.config()),
-        type_(compute == ComputeMode::kF32 ? WeightType::kF32 : WeightType::kBf16),
-        pool_(pool),
-        progress_(progress) {}
+  WeightPlanner(const Checkpoint& checkpoint, WeightPrecision precision)
+      : checkpoint_(checkpoint), config_(checkpoint.config()), precision_(precision) {}
 
-  absl::StatusOr<ModelWeights> Load() {
+  absl::StatusOr<WeightPlan> Plan() {
     const bool griffin = config_.family == ModelFamily::kRecurrentGemma;
-    BATON_ASSIGN_OR_RETURN(weights_.embedding,
-                           Matrix("model.embed_tokens.weight", config_.vocab_size, config_.hidden_size));
+    plan_.weights = std::make_unique<ModelWeights>();
+    ModelWeights& weights = *plan_.weights;
+    BATON_RETURN_IF_ERROR(
+        Matrix("model.embed_tokens.weight", config_.vocab_size, config_.hidden_size, &weights.embedding));
+    weights.layers.resize(config_.num_layers);
     for (int i = 0; i < config_.num_layers; ++i) {
       const std::string layer = absl::StrCat("model.layers.", i);
-      BATON_ASSIGN_OR_RETURN(LayerWeights loaded, griffin ? GriffinLayer(layer, config_.mixers[i]) : GemmaLayer(layer));
-      weights_.layers.push_back(std::move(loaded));
+      BATON_RETURN_IF_ERROR(griffin ? GriffinLayer(layer, config_.mixers[i], &weights.layers[i])
+                                    : GemmaLayer(layer, &weights.layers[i]));
     }
-    BATON_ASSIGN_OR_RETURN(weights_.final_norm, Norm(griffin ? "model.final_norm.weight" : "model.norm.weight"));
-    return std::move(weights_);
+    BATON_ASSIGN_OR_RETURN(weights.final_norm, Norm(griffin ? "model.final_norm.weight" : "model.norm.weight"));
+    return std::move(plan_);
   }
 
  private:
-  absl::StatusOr<LayerWeights> GemmaLayer(const std::string& layer) {
-    LayerWeights weights;
+  // The planned matrices point to their places: those are filled where they stay.
+
+  absl::Status GemmaLayer(const std::string& layer, LayerWeights* out) {
+    LayerWeights& weights = *out;
     BATON_ASSIGN_OR_RETURN(weights.mixer_norm, Norm(layer + ".input_layernorm.weight"));
-    BATON_ASSIGN_OR_RETURN(weights.attention, Attention(layer + ".self_attn"));
+    BATON_RETURN_IF_ERROR(Attention(layer + ".self_attn", &weights.attention));
     // One name, two meanings: the norm before the MLP in Gemma 1, the norm of the attention's output in Gemma 2.
     BATON_ASSIGN_OR_RETURN(NormScale post_attention, Norm(layer + ".post_attention_layernorm.weight"));
     if (config_.post_norms) {
@@ -69,50 +50,46 @@ class WeightLoader {
     } else {
       weights.mlp_norm = std::move(post_attention);
     }
-    BATON_ASSIGN_OR_RETURN(weights.mlp, Mlp(layer + ".mlp"));
-    return weights;
+    return Mlp(layer + ".mlp", &weights.mlp);
   }
 
-  absl::StatusOr<LayerWeights> GriffinLayer(const std::string& layer, MixerKind mixer) {
-    LayerWeights weights;
+  absl::Status GriffinLayer(const std::string& layer, MixerKind mixer, LayerWeights* out) {
+    LayerWeights& weights = *out;
     BATON_ASSIGN_OR_RETURN(weights.mixer_norm, Norm(layer + ".temporal_pre_norm.weight"));
     if (mixer == MixerKind::kRecurrent) {
-      BATON_ASSIGN_OR_RETURN(weights.recurrent, Recurrent(layer + ".temporal_block"));
+      BATON_RETURN_IF_ERROR(Recurrent(layer + ".temporal_block", &weights.recurrent));
     } else {
-      BATON_ASSIGN_OR_RETURN(weights.attention, Attention(layer + ".temporal_block"));
+      BATON_RETURN_IF_ERROR(Attention(layer + ".temporal_block", &weights.attention));
     }
     BATON_ASSIGN_OR_RETURN(weights.mlp_norm, Norm(layer + ".channel_pre_norm.weight"));
-    BATON_ASSIGN_OR_RETURN(weights.mlp, Mlp(layer + ".mlp_block"));
-    return weights;
+    return Mlp(layer + ".mlp_block", &weights.mlp);
   }
 
-  absl::StatusOr<AttentionWeights> Attention(const std::string& prefix) {
+  absl::Status Attention(const std::string& prefix, AttentionWeights* out) {
     const int64_t hidden = config_.hidden_size;
-    AttentionWeights weights;
-    BATON_ASSIGN_OR_RETURN(weights.q, Linear(prefix + ".q_proj", config_.QueryWidth(), hidden, false));
-    BATON_ASSIGN_OR_RETURN(weights.k, Linear(prefix + ".k_proj", config_.KvWidth(), hidden, false));
-    BATON_ASSIGN_OR_RETURN(weights.v, Linear(prefix + ".v_proj", config_.KvWidth(), hidden, false));
-    BATON_ASSIGN_OR_RETURN(weights.o, Linear(prefix + ".o_proj", hidden, config_.QueryWidth(), config_.o_proj_bias));
-    return weights;
+    const int64_t query = config_.QueryWidth();
+    const int64_t kv = config_.KvWidth();
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".q_proj", query, hidden, false, &out->q));
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".k_proj", kv, hidden, false, &out->k));
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".v_proj", kv, hidden, false, &out->v));
+    return Linear(prefix + ".o_proj", hidden, query, config_.o_proj_bias, &out->o);
   }
 
-  absl::StatusOr<MlpWeights> Mlp(const std::string& prefix) {
+  absl::Status Mlp(const std::string& prefix, MlpWeights* out) {
     const int64_t hidden = config_.hidden_size;
     const int64_t width = config_.mlp_width;
-    MlpWeights weights;
-    BATON_ASSIGN_OR_RETURN(weights.gate, Linear(prefix + ".gate_proj", width, hidden, config_.mlp_bias));
-    BATON_ASSIGN_OR_RETURN(weights.up, Linear(prefix + ".up_proj", width, hidden, config_.mlp_bias));
-    BATON_ASSIGN_OR_RETURN(weights.down, Linear(prefix + ".down_proj", hidden, width, config_.mlp_bias));
-    return weights;
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".gate_proj", width, hidden, config_.mlp_bias, &out->gate));
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".up_proj", width, hidden, config_.mlp_bias, &out->up));
+    return Linear(prefix + ".down_proj", hidden, width, config_.mlp_bias, &out->down);
   }
 
-  absl::StatusOr<RecurrentWeights> Recurrent(const std::string& prefix) {
+  absl::Status Recurrent(const std::string& prefix, RecurrentWeights* out) {
     const int64_t hidden = config_.hidden_size;
     const int64_t width = config_.lru_width;
-    RecurrentWeights weights;
-    BATON_ASSIGN_OR_RETURN(weights.linear_x, Linear(prefix + ".linear_x", width, hidden, true));
-    BATON_ASSIGN_OR_RETURN(weights.linear_y, Linear(prefix + ".linear_y", width, hidden, true));
-    BATON_ASSIGN_OR_RETURN(weights.linear_out, Linear(prefix + ".linear_out", hidden, width, true));
+    RecurrentWeights& weights = *out;
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".linear_x", width, hidden, true, &weights.linear_x));
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".linear_y", width, hidden, true, &weights.linear_y));
+    BATON_RETURN_IF_ERROR(Linear(prefix + ".linear_out", hidden, width, true, &weights.linear_out));
 
     const int64_t taps = config_.conv_width;
     BATON_ASSIGN_OR_RETURN(std::vector<float> conv, Vector(prefix + ".conv_1d.weight", {width, 1, taps}));
@@ -125,38 +102,35 @@ class WeightLoader {
     BATON_ASSIGN_OR_RETURN(weights.decay, Vector(prefix + ".rg_lru.recurrent_param", {width}));
     for (float& value : weights.decay) value = static_cast<float>(-8.0 * Softplus(value));
 
-    BATON_ASSIGN_OR_RETURN(weights.recurrence_gates, GateBlocks(prefix + ".rg_lru.recurrent_gate"));
-    BATON_ASSIGN_OR_RETURN(weights.input_gates, GateBlocks(prefix + ".rg_lru.input_gate"));
-    return weights;
+    BATON_RETURN_IF_ERROR(GateBlocks(prefix + ".rg_lru.recurrent_gate", &weights.recurrence_gates));
+    return GateBlocks(prefix + ".rg_lru.input_gate", &weights.input_gates);
   }
 
-  absl::StatusOr<std::vector<LinearLayer>> GateBlocks(const std::string& prefix) {
+  absl::Status GateBlocks(const std::string& prefix, std::vector<LinearLayer>* out) {
     const int64_t blocks = config_.gate_blocks;
     const int64_t block = config_.lru_width / blocks;
-    BATON_ASSIGN_OR_RETURN(std::vector<float> in_out, Vector(prefix + "_weight", {blocks, block, block}));
-    BATON_ASSIGN_OR_RETURN(std::vector<float> bias, Vector(prefix + "_bias", {blocks, block}));
-    std::vector<LinearLayer> gates(blocks);
-    std::vector<float> out_in(block * block);
+    const std::string name = prefix + "_weight";
+    BATON_ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Find(name, {blocks, block, block}));
+    BATON_ASSIGN_OR_RETURN(const std::vector<float> bias, Vector(prefix + "_bias", {blocks, block}));
+    out->resize(blocks);
     for (int64_t b = 0; b < blocks; ++b) {
-      const float* source = in_out.data() + b * block * block;
-      for (int64_t in = 0; in < block; ++in) {
-        for (int64_t out = 0; out < block; ++out) out_in[out * block + in] = source[in * block + out];
-      }
-      BATON_ASSIGN_OR_RETURN(std::byte * data, Allocate(block * block));
-      StoreAs(type_, out_in, 0, data);
-      gates[b].matrix = {data, type_, block, block};
-      gates[b].bias.assign(bias.begin() + b * block, bias.begin() + (b + 1) * block);
+      LinearLayer& gate = (*out)[b];
+      gate.bias.assign(bias.begin() + b * block, bias.begin() + (b + 1) * block);
+      gate.matrix = {nullptr, precision_, block, block};
+      Add({.name = absl::StrCat(name, "[", b, "]"),
+           .tensor = tensor,
+           .first = b * block * block,
+           .transposed = true,
+           .matrix = &gate.matrix});
     }
-    return gates;
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<LinearLayer> Linear(const std::string& prefix, int64_t outputs, int64_t inputs, bool bias) {
-    LinearLayer layer;
-    BATON_ASSIGN_OR_RETURN(layer.matrix, Matrix(prefix + ".weight", outputs, inputs));
+  absl::Status Linear(const std::string& prefix, int64_t outputs, int64_t inputs, bool bias, LinearLayer* out) {
     if (bias) {
-      BATON_ASSIGN_OR_RETURN(layer.bias, Vector(prefix + ".bias", {outputs}));
+      BATON_ASSIGN_OR_RETURN(out->bias, Vector(prefix + ".bias", {outputs}));
     }
-    return layer;
+    return Matrix(prefix + ".weight", outputs, inputs, &out->matrix);
   }
 
   absl::StatusOr<NormScale> Norm(const std::string& name) {
@@ -166,91 +140,56 @@ class WeightLoader {
   }
 
   absl::StatusOr<std::vector<float>> Vector(const std::string& name, absl::Span<const int64_t> shape) {
-    BATON_ASSIGN_OR_RETURN(TensorView tensor, checkpoint_.Find(name, shape));
+    BATON_ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Find(name, shape));
     std::vector<float> values(tensor.elements());
     tensor.ToFloat(0, absl::MakeSpan(values));
-    weights_.bytes += tensor.elements() * static_cast<int64_t>(sizeof(float));
-    Done(tensor.bytes);
+    plan_.weights->bytes += tensor.elements() * static_cast<int64_t>(sizeof(float));
     return values;
   }
 
-  absl::StatusOr<WeightMatrix> Matrix(const std::string& name, int64_t outputs, int64_t inputs) {
-    BATON_ASSIGN_OR_RETURN(TensorView tensor, checkpoint_.Find(name, {outputs, inputs}));
-    const std::byte* data = tensor.data;
+  absl::Status Matrix(const std::string& name, int64_t outputs, int64_t inputs, PackedMatrix* out) {
+    BATON_ASSIGN_OR_RETURN(const TensorView tensor, checkpoint_.Find(name, {outputs, inputs}));
+    *out = {nullptr, precision_, outputs, inputs};
     if (UsableInPlace(tensor)) {
-      Touch(tensor);
-      weights_.bytes += tensor.bytes;
+      out->data = tensor.data;
+      plan_.weights->bytes += tensor.bytes;
+      plan_.in_place.push_back(tensor);
     } else {
-      BATON_ASSIGN_OR_RETURN(std::byte * converted, Allocate(tensor.elements()));
-      Convert(tensor, converted);
-      data = converted;
+      Add({.name = name, .tensor = tensor, .matrix = out});
     }
-    Done(tensor.bytes);
-    return WeightMatrix{data, type_, outputs, inputs};
+    return absl::OkStatus();
   }
 
   bool UsableInPlace(const TensorView& tensor) const {
-    const auto address = reinterpret_cast<uintptr_t>(tensor.data);
-    if (type_ == WeightType::kF32) return tensor.type == TensorType::kF32 && address % alignof(float) == 0;
-    return tensor.type == TensorType::kBF16 && address % alignof(uint16_t) == 0;
+    return precision_ == WeightPrecision::kF32 && tensor.type == TensorType::kF32 &&
+           reinterpret_cast<uintptr_t>(tensor.data) % alignof(float) == 0;
   }
 
-  // Reads a byte of every page.
-  void Touch(const TensorView& tensor) {
-    std::atomic<uint32_t> sum{0};
-    pool_.ParallelFor((tensor.bytes + kPageBytes - 1) / kPageBytes, kTouchPages, [&](int64_t begin, int64_t end) {
-      uint32_t bytes = 0;
-      for (int64_t page = begin; page < end; ++page) bytes += static_cast<uint32_t>(tensor.data[page * kPageBytes]);
-      sum.fetch_add(bytes, std::memory_order_relaxed);
-    });
-  }
-
-  void Convert(const TensorView& tensor, std::byte* out) {
-    const int64_t blocks = (tensor.elements() + kConvertElements - 1) / kConvertElements;
-    pool_.ParallelFor(blocks, 1, [&](int64_t first, int64_t last) {
-      std::vector<float> buffer(kConvertElements);
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t begin = block * kConvertElements;
-        const int64_t count = std::min(kConvertElements, tensor.elements() - begin);
-        const absl::Span<float> values(buffer.data(), count);
-        tensor.ToFloat(begin, values);
-        StoreAs(type_, values, begin, out);
-      }
-    });
-  }
-
-  absl::StatusOr<std::byte*> Allocate(int64_t elements) {
-    const int64_t bytes = elements * (type_ == WeightType::kF32 ? 4 : 2);
-    std::byte* data = new (std::nothrow) std::byte[bytes];
-    if (data == nullptr) {
-      return absl::ResourceExhaustedError(absl::StrCat(checkpoint_.directory(), ": no memory for ", FormatBytes(bytes),
-                                                       " of converted weights; a BF16 checkpoint in bf16 mode is used "
-                                                       "in place"));
-    }
-    weights_.converted.emplace_back(data);
-    weights_.bytes += bytes;
-    return data;
-  }
-
-  void Done(int64_t bytes) {
-    done_ += bytes;
-    if (progress_) progress_(done_, checkpoint_.tensor_bytes());
+  void Add(MatrixSource source) {
+    plan_.weights->bytes += source.packed_bytes();
+    plan_.sources.push_back(std::move(source));
   }
 
   const Checkpoint& checkpoint_;
   const ModelConfig& config_;
-  const WeightType type_;
-  ThreadPool& pool_;
-  const std::function<void(int64_t, int64_t)>& progress_;
-  ModelWeights weights_;
-  int64_t done_ = 0;
+  const WeightPrecision precision_;
+  WeightPlan plan_;
 };
 
 }  // namespace
 
-absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, ComputeMode compute, ThreadPool& pool,
-                                         const std::function<void(int64_t, int64_t)>& progress) {
-  return WeightLoader(checkpoint, compute, pool, progress).Load();
+absl::StatusOr<WeightPlan> PlanWeights(const Checkpoint& checkpoint, WeightPrecision precision) {
+  return WeightPlanner(checkpoint, precision).Plan();
+}
+
+absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(const Checkpoint& checkpoint, WeightPlan plan,
+                                                          const std::string& cache_dir, ThreadPool& pool,
+                                                          const LoadObserver& observer) {
+  // What planning and hashing read; it is not needed again, or comes back below.
+  checkpoint.DropTensorPages();
+  BATON_ASSIGN_OR_RETURN(plan.weights->packed, PackWeights(checkpoint, plan.sources, cache_dir, pool, observer));
+  for (const TensorView& tensor : plan.in_place) PopulateWeights(tensor.data, tensor.bytes, pool);
+  return std::move(plan.weights);
 }
 
 }  // namespace baton

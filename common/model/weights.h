@@ -1,22 +1,30 @@
-// The weights of a model in the form its forward pass wants them: matrices [outputs, inputs] in the compute type, used
-// in place from the mapped file where the file already has that type and converted otherwise; small vectors as float32.
+// The weights of a model in the form its forward pass wants them: matrices packed (packed_matrix.h), small vectors as
+// float32.
+//
+// Planning reads the vectors and says which matrices there are, before anything large is allocated; loading fills them.
+//
+//   BATON_ASSIGN_OR_RETURN(WeightPlan plan, PlanWeights(checkpoint, WeightPrecision::kInt8));
+//   CheckMemory(plan.weights->bytes);
+//   BATON_ASSIGN_OR_RETURN(auto weights, LoadWeights(checkpoint, std::move(plan), cache_dir, pool, observer));
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "common/base/thread_pool.h"
-#include "common/compute/linear.h"
+#include "common/compute/packed_matrix.h"
 #include "common/model/checkpoint.h"
-#include "common/model/model.h"
+#include "common/model/load_observer.h"
+#include "common/model/matrix_source.h"
+#include "common/model/packed_weights.h"
 
 namespace baton {
 
 struct LinearLayer {
-  WeightMatrix matrix;
+  PackedMatrix matrix;
   std::vector<float> bias;  // [outputs], or empty
 
   const float* bias_or_null() const { return bias.empty() ? nullptr : bias.data(); }
@@ -39,7 +47,7 @@ struct RecurrentWeights {
   std::vector<float> conv_taps;  // [conv_width, lru_width]; the file has [lru_width, 1, conv_width]
   std::vector<float> conv_bias;  // [lru_width]
   std::vector<float> decay;      // [lru_width]: -8 softplus(recurrent_param)
-  // One [block, block] matrix per head, turned from the file's [in, out] to [out, in].
+  // One [block, block] matrix per head; the file has them as [in, out].
   std::vector<LinearLayer> recurrence_gates;
   std::vector<LinearLayer> input_gates;
 };
@@ -62,18 +70,29 @@ struct LayerWeights {
 };
 
 struct ModelWeights {
-  WeightMatrix embedding;  // [vocab, hidden]: input table and output head
+  PackedMatrix embedding;  // [vocab, hidden]: input table and output head
   std::vector<LayerWeights> layers;
   NormScale final_norm;
-  // Bytes of all matrices and vectors, mapped or converted.
+  // Of all matrices and vectors, in memory or mapped.
   int64_t bytes = 0;
-  // What converted matrices point into.
-  std::vector<std::unique_ptr<std::byte[]>> converted;
+  // What matrices point into, unless it is the checkpoint.
+  PackedWeights packed;
 };
 
-// The result points into `checkpoint`'s mapping. Mapped weights are touched once, so that the first request does not
-// wait for the disk. RESOURCE_EXHAUSTED when converted weights do not fit into memory.
-absl::StatusOr<ModelWeights> LoadWeights(const Checkpoint& checkpoint, ComputeMode compute, ThreadPool& pool,
-                                         const std::function<void(int64_t, int64_t)>& progress);
+struct WeightPlan {
+  std::unique_ptr<ModelWeights> weights;
+  // Matrices that have no bytes yet.
+  std::vector<MatrixSource> sources;
+  // The others: float32 in the checkpoint and here, used where they are.
+  std::vector<TensorView> in_place;
+};
+
+// Touches no matrix.
+absl::StatusOr<WeightPlan> PlanWeights(const Checkpoint& checkpoint, WeightPrecision precision);
+
+// The result points into `checkpoint`'s mapping where its matrices are used in place. See PackWeights for the rest.
+absl::StatusOr<std::unique_ptr<ModelWeights>> LoadWeights(const Checkpoint& checkpoint, WeightPlan plan,
+                                                          const std::string& cache_dir, ThreadPool& pool,
+                                                          const LoadObserver& observer);
 
 }  // namespace baton

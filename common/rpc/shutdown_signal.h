@@ -5,6 +5,8 @@ namespace baton {
 
 // First thing in main, before any thread starts: blocks the two signals in this and all later threads, ignores SIGPIPE.
 void BlockShutdownSignals();
+// One of them has arrived, and nobody has waited for it yet: long starts end early.
+bool ShutdownSignalPending();
 // Returns the signal's number. From then on a second signal ends the process at once.
 int WaitForShutdownSignal();
 

@@ -15,14 +15,15 @@
 #include "absl/time/clock.h"
 #include "common/base/bytes.h"
 #include "common/base/cpu.h"
+#include "common/base/machine_memory.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
+#include "common/rpc/shutdown_signal.h"
 #include "common/observe/log.h"
 
 namespace baton {
 namespace {
 
-constexpr int kMaxThreads = 1024;
 constexpr double kMaxGraceSeconds = 86400;
 constexpr size_t kMaxModelNameBytes = 128;
 // Checkpoints below this load in a moment and show no progress.
@@ -64,8 +65,12 @@ CLI::Validator IsGracePeriod() {
 class LoadProgress {
  public:
   explicit LoadProgress(std::string name) : name_(std::move(name)), terminal_(isatty(STDERR_FILENO) == 1) {}
-  ~LoadProgress() {
-    if (line_shown_) std::fputs("\r\033[K", stderr);
+  ~LoadProgress() { RemoveLine(); }
+
+  void Show(const LoadNotice& notice) {
+    RemoveLine();
+    const bool warning = notice.severity == LoadNotice::Severity::kWarning;
+    Log(warning ? Severity::kWarning : Severity::kInfo, notice.event).With("message", notice.text);
   }
 
   void Update(int64_t done, int64_t total) {
@@ -85,6 +90,10 @@ class LoadProgress {
   }
 
  private:
+  void RemoveLine() {
+    if (std::exchange(line_shown_, false)) std::fputs("\r\033[K", stderr);
+  }
+
   const std::string name_;
   const bool terminal_;
   bool line_shown_ = false;
@@ -114,20 +123,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->check([](const std::string& text) { return text == "off" ? std::string() : HostPortProblem(text); })
       ->type_name("HOST:PORT|off")
       ->capture_default_str();
-  app.add_option_function<std::string>(
-         "--compute",
-         [flags](const std::string& text) {
-           absl::StatusOr<ComputeMode> mode = ParseComputeMode(text);
-           if (!mode.ok()) throw CLI::ValidationError("--compute", "expected bf16 or f32, got \"" + text + "\"");
-           flags->compute = *mode;
-         },
-         "Arithmetic: bf16 weights (fast), or float32 (exact, twice the memory)")
-      ->type_name("bf16|f32")
-      ->default_str(std::string(ComputeModeName(flags->compute)));
-  app.add_option("--threads", flags->threads, "Compute threads; 0: one per usable CPU")
-      ->check(CLI::Range(0, kMaxThreads).description(""))
-      ->type_name("N")
-      ->capture_default_str();
+  AddEngineFlags(app, &flags->engine);
   app.add_option_function<std::string>(
          "--cpus",
          [flags](const std::string& text) {
@@ -195,23 +191,20 @@ absl::StatusOr<std::string> ServedModelName(const WorkerFlags& flags) {
 
 int64_t StateMemoryBytes(const WorkerFlags& flags) {
   if (flags.memory > 0) return flags.memory;
-  const int64_t pages = sysconf(_SC_PHYS_PAGES);
-  const int64_t page_bytes = sysconf(_SC_PAGESIZE);
-  BATON_CHECK(pages > 0 && page_bytes > 0);
-  return pages / 4 * page_bytes;
+  return ReadMachineMemory().bytes / 4;
 }
 
 int64_t ServedMaxTokens(const WorkerFlags& flags, const ModelConfig& config) {
   return flags.max_tokens > 0 ? std::min(flags.max_tokens, config.max_tokens) : config.max_tokens;
 }
 
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(const WorkerFlags& flags) {
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const WorkerFlags& flags, Checkpoint checkpoint) {
   LoadProgress progress(flags.model);
-  ModelOptions options;
-  options.compute = flags.compute;
-  options.threads = flags.threads;
-  options.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
-  return Model::Load(flags.model, options);
+  ModelOptions options = flags.engine.ToModelOptions();
+  options.observer.progress = [&progress](int64_t done, int64_t total) { progress.Update(done, total); };
+  options.observer.notice = [&progress](const LoadNotice& notice) { progress.Show(notice); };
+  options.observer.cancelled = ShutdownSignalPending;
+  return Model::Load(std::move(checkpoint), options);
 }
 
 }  // namespace baton

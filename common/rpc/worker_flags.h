@@ -6,7 +6,8 @@
 //   flags.listen = "127.0.0.1:7201";
 //   AddWorkerFlags(app, &flags);
 //   if (absl::optional<int> exit_code = ParseCommandLine(app, argc, argv)) return *exit_code;   // 0 for --help, else 2
-//   BATON_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(flags));
+//   BATON_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
+//   BATON_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, LoadModel(flags, std::move(checkpoint)));
 #pragma once
 
 #include <cstdint>
@@ -22,6 +23,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "common/model/model.h"
+#include "common/rpc/engine_flags.h"
 #include "common/rpc/log_flags.h"
 
 namespace baton {
@@ -33,12 +35,10 @@ struct WorkerFlags {
   std::string listen;
   // "off": no metrics endpoint.
   std::string metrics = "127.0.0.1:0";
-  ComputeMode compute = ComputeMode::kBF16;
-  // 0: one per usable CPU.
-  int threads = 0;
+  EngineFlags engine;
   // Empty: the process's own affinity.
   std::vector<int> cpus;
-  // Bytes of sequence state. 0: a quarter of the machine's memory.
+  // Bytes of sequence state. 0: a quarter of the machine's memory, or of its control group's.
   int64_t memory = 0;
   // Prompt plus output. 0: what the model allows.
   int64_t max_tokens = 0;
@@ -68,8 +68,8 @@ int64_t StateMemoryBytes(const WorkerFlags& flags);
 // flags.max_tokens cut to what the model allows.
 int64_t ServedMaxTokens(const WorkerFlags& flags, const ModelConfig& config);
 
-// Loads flags.model. Checkpoints beyond 256 MiB show progress: a line that is rewritten when stderr is a terminal, a
-// log line every few seconds otherwise.
-absl::StatusOr<std::unique_ptr<Model>> LoadModel(const WorkerFlags& flags);
+// Loads flags.model, opened. Checkpoints beyond 256 MiB show progress: a line that is rewritten when stderr is a
+// terminal, a log line every few seconds otherwise.
+absl::StatusOr<std::unique_ptr<Model>> LoadModel(const WorkerFlags& flags, Checkpoint checkpoint);
 
 }  // namespace baton

@@ -13,7 +13,10 @@
 #include "common/base/cpu.h"
 #include "common/base/ids.h"
 #include "common/base/status_macros.h"
+#include "common/compute/blas_core.h"
+#include "common/model/weights.h"
 #include "common/observe/log.h"
+#include "common/rpc/memory_plan.h"
 #include "common/rpc/server.h"
 #include "common/rpc/shutdown_signal.h"
 
@@ -22,6 +25,8 @@ namespace {
 
 // A message is at most one piece of state; pieces of wide layers are a few MiB.
 constexpr int kMaxReceiveBytes = 64 << 20;
+// Code, libraries, stacks, gRPC's buffers, the tokenizer.
+constexpr int64_t kProgramBytes = int64_t{64} << 20;
 // For calls that outlive the grace period to see their cancellation.
 constexpr absl::Duration kStopGrace = absl::Milliseconds(200);
 
@@ -52,13 +57,40 @@ class RoleStopper {
   WorkerRole* const role_;
 };
 
+absl::StatusOr<MemoryPlan> PlanMemory(const WorkerFlags& flags, const Checkpoint& checkpoint, const WorkerRole& role) {
+  BATON_ASSIGN_OR_RETURN(const WeightPlan weights, PlanWeights(checkpoint, flags.engine.weights));
+  MemoryPlan plan;
+  plan.weights = weights.weights->bytes;
+  plan.weights_shared = weights.sources.empty() || !flags.engine.CacheDirectory().empty();
+  plan.state = StateMemoryBytes(flags);
+  plan.workspace = kProgramBytes + role.handoff_bytes() + WorkspaceBytes(checkpoint.config(), role.batch_limits());
+  plan.machine = ReadMachineMemory();
+  return plan;
+}
+
+// Says what OpenBLAS does, where it matters.
+void LogBlasCore(const BlasCoreChoice& choice) {
+  if (!choice.problem.empty()) {
+    Log(Severity::kWarning, "slow_openblas_core").With("core", choice.core).With("problem", choice.problem);
+  } else if (!choice.instead_of.empty()) {
+    Log(Severity::kInfo, "openblas_core")
+        .With("core", choice.core)
+        .With("instead_of", choice.instead_of)
+        .With("reason", "OpenBLAS did not know this CPU; started again with OPENBLAS_CORETYPE");
+  }
+}
+
 absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, WorkerRole* role) {
   if (!flags.cpus.empty()) BATON_RETURN_IF_ERROR(PinProcess(flags.cpus));
   WorkerContext context;
   context.flags = flags;
   context.boot_id = NewBootId();
   BATON_ASSIGN_OR_RETURN(context.model_name, ServedModelName(flags));
-  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags));
+  BATON_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
+  BATON_ASSIGN_OR_RETURN(const MemoryPlan memory, PlanMemory(flags, checkpoint, *role));
+  Log(Severity::kInfo, "memory").With("plan", memory.ToString());
+  BATON_RETURN_IF_ERROR(memory.Check());
+  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, LoadModel(flags, std::move(checkpoint)));
   context.model = model.get();
   context.max_tokens = ServedMaxTokens(flags, model->config());
 
@@ -107,7 +139,8 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
       .With("metrics", metrics_url)
       .With("model", context.model_name)
       .With("parameters", model->parameters())
-      .With("compute", ComputeModeName(model->compute()))
+      .With("weights", WeightPrecisionName(model->weights()))
+      .With("isa", IsaName(CurrentIsa()))
       .With("fingerprint", model->fingerprint().ToHex())
       .With("state_memory", FormatBytes(budget.total()))
       .With("boot", context.boot_id);
@@ -146,6 +179,8 @@ int RunWorkerMain(int argc, const char* const* argv, WorkerRole* role) {
   log_options.role = role_name;
   ConfigureLog(log_options);
 
+  ApplyIsa(flags.engine);
+  if (flags.engine.weights == WeightPrecision::kF32) LogBlasCore(RestartForBlas(argv));
   const absl::Status status = Serve(flags, role_name, role);
   if (status.ok()) return 0;
   std::fprintf(stderr, "%s: %s\n", program.c_str(), std::string(status.message()).c_str());

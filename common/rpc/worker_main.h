@@ -1,5 +1,6 @@
-// What both workers' main functions do, in order: block signals, parse flags, configure logs, pin CPUs, load the model,
-// start metrics, start the role's engine, serve, print the READY line, wait for SIGTERM or SIGINT, drain, stop.
+// What both workers' main functions do, in order: block signals, parse flags, configure logs, pin CPUs, plan memory,
+// load the model, start metrics, start the role's engine, serve, print the READY line, wait for SIGTERM or SIGINT,
+// drain, stop.
 //
 //   int main(int argc, char** argv) {
 //     baton::DecodeRole role;                        // implements WorkerRole
@@ -20,6 +21,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "common/model/model.h"
+#include "common/model/workspace.h"
 #include "common/observe/metrics.h"
 #include "common/rpc/drain_gate.h"
 #include "common/rpc/worker_flags.h"
@@ -55,6 +57,9 @@ class WorkerRole {
   virtual void AddFlags(CLI::App& app) = 0;
   // The longest run one forward call of this role appends to a sequence: makes the layout of its states.
   virtual int max_run_tokens() const = 0;
+  // The largest batch, and bytes of handoffs that may be under way beside it.
+  virtual BatchLimits batch_limits() const = 0;
+  virtual int64_t handoff_bytes() const { return 0; }
   // Builds engine and services and starts the engine. Called once, after flags are parsed.
   virtual absl::Status Start(const WorkerContext& context) = 0;
   // The role's services (baton.worker.v1.Worker is added for it). They outlive the server.

@@ -122,6 +122,8 @@ WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, co
   info.set_fingerprint(model.fingerprint().ToBytes());
   const absl::string_view compute = ComputeModeName(model.compute());
   info.set_compute(compute.data(), compute.size());
+  const absl::string_view weights = WeightPrecisionName(model.weights());
+  info.set_weights(weights.data(), weights.size());
   info.set_vocab_size(static_cast<int32_t>(model.config().vocab_size));
   info.set_max_tokens(identity.max_tokens);
   info.set_parameters(model.parameters());

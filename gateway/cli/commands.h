@@ -25,6 +25,7 @@ Command AddDetokenize(CLI::App& app, Session& session);
 Command AddModels(CLI::App& app, Session& session);
 Command AddStatus(CLI::App& app, Session& session);
 Command AddSynth(CLI::App& app, Session& session);
+Command AddPack(CLI::App& app, Session& session);
 Command AddVersion(CLI::App& app, Session& session);
 
 }  // namespace baton::cli

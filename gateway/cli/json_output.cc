@@ -144,6 +144,7 @@ Json ToJson(const v1::ModelCard& card) {
           {"ready", card.ready()},
           {"parameters", card.parameters()},
           {"compute", card.compute()},
+          {"weights", card.weights()},
           {"vocab_size", card.vocab_size()},
           {"max_tokens", card.max_tokens()},
           {"eos_token_ids", IdList(card.eos_token_ids())},

@@ -29,7 +29,7 @@ absl::Status Models(Session& session) {
   table.AddColumn("FAMILY");
   table.AddColumn("PARAMETERS", Table::Align::kRight);
   table.AddColumn("CONTEXT", Table::Align::kRight);
-  table.AddColumn("COMPUTE");
+  table.AddColumn("WEIGHTS");
   table.AddColumn("PREFILL", Table::Align::kRight);
   table.AddColumn("DECODE", Table::Align::kRight);
   table.AddColumn("FINGERPRINT");
@@ -40,7 +40,7 @@ absl::Status Models(Session& session) {
                   {card.family()},
                   {FormatCount(card.parameters())},
                   {absl::StrCat(card.max_tokens())},
-                  {card.compute()},
+                  {card.weights()},
                   {absl::StrCat(card.prefill_workers())},
                   {absl::StrCat(card.decode_workers())},
                   {card.fingerprint().substr(0, kFingerprintDigits), Terminal::Style::kDim}});

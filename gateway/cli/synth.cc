@@ -2,7 +2,6 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/base/bytes.h"
 #include "common/base/mapped_file.h"
@@ -11,12 +10,10 @@
 #include "gateway/cli/commands.h"
 #include "gateway/cli/format.h"
 #include "gateway/cli/json_output.h"
+#include "gateway/cli/progress_bar.h"
 
 namespace baton::cli {
 namespace {
-
-constexpr absl::Duration kProgressInterval = absl::Milliseconds(100);
-constexpr int kBarColumns = 30;
 
 struct SynthFlags {
   bool list_presets = false;
@@ -49,34 +46,6 @@ absl::Status ListPresets(Session& session) {
   for (const std::string& line : table.Lines(terminal)) BATON_RETURN_IF_ERROR(terminal.Out(line + "\n"));
   return absl::OkStatus();
 }
-
-// A bar that is rewritten in place, on a terminal only.
-class ProgressBar {
- public:
-  explicit ProgressBar(Terminal& terminal) : terminal_(terminal), start_(absl::Now()) {}
-
-  void Update(int64_t done, int64_t total) {
-    const absl::Time now = absl::Now();
-    if (total <= 0 || (now - drawn_ < kProgressInterval && done < total)) return;
-    drawn_ = now;
-    const double fraction = static_cast<double>(done) / static_cast<double>(total);
-    const int full = static_cast<int>(fraction * kBarColumns);
-    const double elapsed = absl::ToDoubleSeconds(now - start_);
-    std::string line =
-        absl::StrFormat("\r[%s%s] %3.0f%%  %s of %s", std::string(full, '#'), std::string(kBarColumns - full, '.'),
-                        100 * fraction, FormatBytes(done), FormatBytes(total));
-    if (done > 0 && done < total && elapsed > 1) {
-      absl::StrAppend(&line, "  ", FormatSeconds(elapsed * (1 - fraction) / fraction), " left");
-    }
-    terminal_.Note(line + "\033[K");
-  }
-  void Remove() { terminal_.Note("\r\033[K"); }
-
- private:
-  Terminal& terminal_;
-  const absl::Time start_;
-  absl::Time drawn_ = absl::InfinitePast();
-};
 
 absl::Status Synth(SynthFlags flags, Session& session) {
   if (flags.list_presets) return ListPresets(session);

@@ -1,4 +1,4 @@
-// score, tokenize, detokenize, models, status, version and synth.
+// score, tokenize, detokenize, models, status, version, synth and pack.
 #include <sys/stat.h>
 
 #include <gmock/gmock.h>
@@ -142,12 +142,14 @@ TEST_F(CommandsTest, Models) {
   const CliResult result = Run({"models"});
   EXPECT_EQ(result.code, 0);
   EXPECT_EQ(result.out,
-            "MODEL  STATE      FAMILY  PARAMETERS  CONTEXT  COMPUTE  PREFILL  DECODE  FINGERPRINT\n"
-            "alpha  ready      gemma2       4.07M     8192  bf16           1       1  0123456789ab\n"
-            "beta   not ready  gemma2       4.07M     8192  bf16           1       0  0123456789ab\n");
+            "MODEL  STATE      FAMILY  PARAMETERS  CONTEXT  WEIGHTS  PREFILL  DECODE  FINGERPRINT\n"
+            "alpha  ready      gemma2       4.07M     8192  int8           1       1  0123456789ab\n"
+            "beta   not ready  gemma2       4.07M     8192  int8           1       0  0123456789ab\n");
   const auto json = nlohmann::json::parse(Run({"models", "--json"}).out);
   EXPECT_EQ(json["models"][1]["ready"], false);
   EXPECT_EQ(json["models"][0]["max_tokens"], 8192);
+  EXPECT_EQ(json["models"][0]["compute"], "bf16");
+  EXPECT_EQ(json["models"][0]["weights"], "int8");
   gateway_.models.Clear();
   const CliResult none = Run({"models"});
   EXPECT_EQ(none.out, "");
@@ -233,6 +235,41 @@ TEST(Synth, WritesACheckpointAndSaysSo) {
   EXPECT_EQ(forced.ExitCode(), 0);
   EXPECT_THAT(forced.screen(), HasSubstr("100%"));
   EXPECT_THAT(forced.screen(), HasSubstr("wrote "));
+}
+
+TEST(Pack, PacksOnceAndSaysWhere) {
+  const std::string model = BATON_BUNDLED_MODELS "/tiny-recurrentgemma";
+  const TemporaryFile name("");
+  const std::string cache = name.path() + "-cache";
+  const CliResult first = RunBaton({"pack", "--model", model, "--weights", "int8", "--cache-dir", cache, "--json"});
+  ASSERT_EQ(first.code, 0) << first.err;
+  const auto summary = nlohmann::json::parse(first.out);
+  EXPECT_EQ(summary["weights"], "int8");
+  EXPECT_TRUE(summary["packed"].get<bool>());
+  const std::string path = summary["path"];
+  EXPECT_THAT(path, testing::StartsWith(cache + "/"));
+  EXPECT_TRUE(ReadFile(path).ok());
+
+  const CliResult again = RunBaton({"pack", "--model", model, "--weights", "int8", "--cache-dir", cache});
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_THAT(again.out, HasSubstr("was there already"));
+  BatonOnTerminal other({"pack", "--model", model, "--weights", "int4", "--cache-dir", cache});
+  EXPECT_EQ(other.ExitCode(), 0);
+  EXPECT_THAT(other.screen(), HasSubstr("100%"));
+  EXPECT_THAT(other.screen(), HasSubstr("int4"));
+}
+
+TEST(Pack, SaysWhatIsWrong) {
+  const std::string model = BATON_BUNDLED_MODELS "/tiny-recurrentgemma";
+  EXPECT_EQ(RunBaton({"pack"}).code, 2);
+  EXPECT_EQ(RunBaton({"pack", "--model", model, "--weights", "int3"}).code, 2);
+  EXPECT_EQ(RunBaton({"pack", "--model", model, "--cache-dir", "none"}).code, 2);
+  const CliResult missing = RunBaton({"pack", "--model", "/no/such/model", "--cache-dir", "/tmp"});
+  EXPECT_NE(missing.code, 0);
+  EXPECT_THAT(missing.err, HasSubstr("/no/such/model"));
+  const CliResult unusable = RunBaton({"pack", "--model", model, "--cache-dir", "/proc/baton"});
+  EXPECT_EQ(unusable.code, 1);
+  EXPECT_THAT(unusable.err, HasSubstr("/proc/baton"));
 }
 
 TEST(Synth, ListsItsPresets) {

@@ -55,6 +55,7 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
     card->set_parameters(4069632);
     card->set_max_tokens(8192);
     card->set_compute("bf16");
+    card->set_weights("int8");
     card->set_fingerprint("0123456789abcdef0123456789abcdef");
     card->set_prefill_workers(1);
     card->set_decode_workers(ready ? 1 : 0);

@@ -307,7 +307,7 @@ def test_installs_only_what_is_missing(deployment, tools):
 
 @pytest.mark.parametrize("arguments", [
     ["--frobnicate"], ["--port"], ["--port", "x"], ["--port", "70000"], ["--prefill", "0"], ["--decode", "-1"],
-    ["--compute", "int4"], ["extra"]])
+    ["--compute", "int4"], ["--weights", "int3"], ["extra"]])
 def test_wrong_options(deployment, arguments):
     one_line(deployment.up(*arguments), 2)
 

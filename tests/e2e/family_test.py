@@ -40,7 +40,7 @@ def fleet(launch, tmp_path_factory):
     for name, seed in MODELS.items():
         subprocess.run([BIN_DIR / "baton", "synth", "--config", GOLDEN / name / "config.json", "--seed", str(seed),
                         "--dtype", "f32", "--out", root / name], check=True, capture_output=True, timeout=60)
-    exact = ["--compute", "f32"]
+    exact = ["--weights", "f32"]
     # Chunks that no length is a multiple of, and several for the longer prompts.
     return launch(models=[str(root / name) for name in MODELS], prefill_flags=[*exact, "--chunk-tokens", "7"],
                   decode_flags=exact)
@@ -71,9 +71,9 @@ def test_without_a_tokenizer_text_is_refused_clearly(fleet):
 
 def test_families_are_listed(fleet):
     cards = fleet.inference.ListModels(pb.ListModelsRequest()).models
-    assert {card.name: (card.family, card.compute) for card in cards} == {
-        "gemma-tiny": ("gemma", "f32"), "gemma2-tiny": ("gemma2", "f32"),
-        "recurrentgemma-tiny": ("recurrent_gemma", "f32")}
+    assert {card.name: (card.family, card.compute, card.weights) for card in cards} == {
+        "gemma-tiny": ("gemma", "f32", "f32"), "gemma2-tiny": ("gemma2", "f32", "f32"),
+        "recurrentgemma-tiny": ("recurrent_gemma", "f32", "f32")}
 
 
 def test_leaves_nothing_behind(fleet):

@@ -21,6 +21,7 @@ worker::v1::WorkerInfo TestWorkerInfo(worker::v1::WorkerInfo::Role role, char ma
   info.set_family("gemma2");
   info.set_fingerprint(std::string(32, mark));
   info.set_compute("bf16");
+  info.set_weights("int8");
   info.set_vocab_size(Tokenizer::FromModel(TestTokenizerBytes()).value()->vocab_size());
   info.set_max_tokens(8192);
   info.set_parameters(1000);

@@ -1,4 +1,4 @@
-// How far from the reference a result may be, per quantity and compute mode, and why.
+// How far from the reference a result may be, per quantity and precision of the weights, and why.
 #pragma once
 
 #include <limits>
@@ -23,7 +23,7 @@ struct Bounds {
   Bound long_logits;            // last position of 1000 tokens
   Bound hidden;                 // residual stream
   Bound state;                  // K, V, RG-LRU, conv
-  // A greedy token must be the reference's where the reference's margin is at least this.
+  // A greedy token must be the reference's where the reference's margin is at least this; kNone: none is compared.
   double margin = 0;
   // Between chunkings and batches of the same prompt; 0: same bits.
   double invariance = 0;
@@ -31,6 +31,6 @@ struct Bounds {
   absl::string_view reason;
 };
 
-const Bounds& BoundsFor(ComputeMode compute);
+const Bounds& BoundsFor(WeightPrecision weights);
 
 }  // namespace baton

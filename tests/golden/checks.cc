@@ -9,7 +9,7 @@ absl::StatusOr<GoldenReport> CheckGolden(const std::string& directory, const std
   GoldenReport report;
   report.directory = directory;
   report.golden = golden_path;
-  report.compute = options.compute;
+  report.weights = options.weights;
   BATON_ASSIGN_OR_RETURN(std::unique_ptr<Model> model, Model::Load(directory, options));
   BATON_ASSIGN_OR_RETURN(GoldenFile golden, GoldenFile::Open(golden_path, model->config()));
   BATON_RETURN_IF_ERROR(CheckReference(*model, golden, &report.results));

@@ -1,7 +1,7 @@
 // The checks of one model against one golden file.
 //
-//   BATON_ASSIGN_OR_RETURN(GoldenReport report, CheckGolden(directory, golden_path, {.compute = ComputeMode::kF32}));
-//   AllPassed(report.results)
+//   BATON_ASSIGN_OR_RETURN(GoldenReport report, CheckGolden(directory, golden_path, {.weights =
+//   WeightPrecision::kF32})); AllPassed(report.results)
 #pragma once
 
 #include <string>
@@ -17,7 +17,7 @@ namespace baton {
 struct GoldenReport {
   std::string directory;
   std::string golden;
-  ComputeMode compute = ComputeMode::kF32;
+  WeightPrecision weights = WeightPrecision::kF32;
   std::vector<CheckResult> results;
 };
 

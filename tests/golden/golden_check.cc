@@ -5,6 +5,7 @@
 #include <string>
 
 #include "common/base/version.h"
+#include "common/rpc/engine_flags.h"
 #include "tests/golden/checks.h"
 
 int main(int argc, char** argv) {
@@ -13,18 +14,13 @@ int main(int argc, char** argv) {
       "chunked and batched."};
   std::string directory;
   std::string golden;
-  std::string compute = "bf16";
-  int threads = 0;
+  baton::EngineFlags flags;
+  flags.cache_dir = "none";  // files of tests, for the most part
   bool json = false;
   app.set_version_flag("--version", std::string("golden_check ") + baton::kVersion);
   app.add_option("MODEL_DIR", directory, "Hugging Face checkpoint directory")->required();
   app.add_option("GOLDEN", golden, "the reference's results, as safetensors")->required();
-  app.add_option("--compute", compute, "f32: exact mode; bf16: as served by default")
-      ->check(CLI::IsMember({"f32", "bf16"}))
-      ->capture_default_str();
-  app.add_option("--threads", threads, "threads of the forward pass; 0: one per CPU")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
+  baton::AddEngineFlags(app, &flags);
   app.add_flag("--json", json, "print JSON instead of a table");
   try {
     app.parse(argc, argv);
@@ -32,10 +28,8 @@ int main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
 
-  baton::ModelOptions options;
-  options.compute = *baton::ParseComputeMode(compute);
-  options.threads = threads;
-  const absl::StatusOr<baton::GoldenReport> report = baton::CheckGolden(directory, golden, options);
+  baton::ApplyIsa(flags);
+  const absl::StatusOr<baton::GoldenReport> report = baton::CheckGolden(directory, golden, flags.ToModelOptions());
   if (!report.ok()) {
     std::cerr << "golden_check: " << report.status().message() << "\n";
     return 1;

@@ -95,7 +95,7 @@ absl::StatusOr<std::vector<Outcome>> RunBatched(Model& model, const std::vector<
 }  // namespace
 
 absl::Status CheckInvariance(Model& model, const GoldenFile& golden, std::vector<CheckResult>* results) {
-  const Bounds& bounds = BoundsFor(model.compute());
+  const Bounds& bounds = BoundsFor(model.weights());
   BATON_ASSIGN_OR_RETURN(const std::vector<Outcome> batched, RunBatched(model, golden.prompts()));
   for (size_t i = 0; i < golden.prompts().size(); ++i) {
     const GoldenPrompt& prompt = golden.prompts()[i];

@@ -40,10 +40,10 @@ int64_t Failures(const GoldenReport& report) {
 }  // namespace
 
 std::string ReportTable(const GoldenReport& report) {
-  const Bounds& bounds = BoundsFor(report.compute);
-  std::string text =
-      absl::StrFormat("%s against %s, compute %s\nbounds: %s; greedy tokens where the margin is >= %g\n\n",
-                      report.directory, report.golden, ComputeModeName(report.compute), bounds.reason, bounds.margin);
+  const Bounds& bounds = BoundsFor(report.weights);
+  std::string text = absl::StrFormat(
+      "%s against %s, weights %s\nbounds: %s; greedy tokens where the margin is >= %g\n\n", report.directory,
+      report.golden, WeightPrecisionName(report.weights), bounds.reason, bounds.margin);
   absl::StrAppendFormat(&text, "%-26s %9s %10s %10s %10s  %-28s %s\n", "check", "values", "max diff", "rms", "relative",
                         "bound", "result");
   for (const CheckResult& result : report.results) {
@@ -56,11 +56,11 @@ std::string ReportTable(const GoldenReport& report) {
 }
 
 std::string ReportJson(const GoldenReport& report) {
-  const Bounds& bounds = BoundsFor(report.compute);
+  const Bounds& bounds = BoundsFor(report.weights);
   nlohmann::json json;
   json["model"] = report.directory;
   json["golden"] = report.golden;
-  json["compute"] = std::string(ComputeModeName(report.compute));
+  json["weights"] = std::string(WeightPrecisionName(report.weights));
   json["passed"] = AllPassed(report.results);
   json["failed_checks"] = Failures(report);
   json["bounds"] = {{"reason", std::string(bounds.reason)},
@@ -70,7 +70,7 @@ std::string ReportJson(const GoldenReport& report) {
                     {"long_logits", BoundJson(bounds.long_logits)},
                     {"hidden", BoundJson(bounds.hidden)},
                     {"state", BoundJson(bounds.state)},
-                    {"greedy_margin", bounds.margin},
+                    {"greedy_margin", Number(bounds.margin)},
                     {"invariance", bounds.invariance},
                     {"long_invariance", bounds.long_invariance}};
   json["checks"] = nlohmann::json::array();

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -74,14 +75,18 @@ struct Generation {
   std::string error;
 };
 
-class ParityTest : public ::testing::TestWithParam<const char*> {
+using ParityCase = std::tuple<const char*, WeightPrecision>;
+
+class ParityTest : public ::testing::TestWithParam<ParityCase> {
  protected:
   ParityTest()
-      : prefill_model_(LoadTestModel(GetParam())),
-        decode_model_(LoadTestModel(GetParam())),
-        own_model_(LoadTestModel(GetParam())),
+      : prefill_model_(LoadModel()),
+        decode_model_(LoadModel()),
+        own_model_(LoadModel()),
         decode_(decode_model_.get()),
         tap_(decode_.endpoint()) {}
+
+  static std::unique_ptr<Model> LoadModel() { return LoadTestModel(std::get<0>(GetParam()), std::get<1>(GetParam())); }
 
   std::unique_ptr<TestPrefillWorker> MakePrefill(int64_t step_tokens) {
     TestWorkerOptions options;
@@ -350,12 +355,21 @@ TEST_P(ParityTest, TakenOverAfterSomeTokens) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, ParityTest, ::testing::Values(kTinyGemma, kTinyGemma2, kTinyRecurrentGemma),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace(name.begin(), name.end(), '-', '_');
-                           return name;
-                         });
+std::string CaseName(const ::testing::TestParamInfo<ParityCase>& info) {
+  std::string name = absl::StrCat(std::get<0>(info.param), "_", WeightPrecisionName(std::get<1>(info.param)));
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
 
+INSTANTIATE_TEST_SUITE_P(Families, ParityTest,
+                         ::testing::Combine(::testing::Values(kTinyGemma, kTinyGemma2, kTinyRecurrentGemma),
+                                            ::testing::Values(WeightPrecision::kBf16)),
+                         CaseName);
+// Where the kernels differ.
+INSTANTIATE_TEST_SUITE_P(Precisions, ParityTest,
+                         ::testing::Combine(::testing::Values(kTinyGemma2, kTinyRecurrentGemma),
+                                            ::testing::Values(WeightPrecision::kInt8, WeightPrecision::kInt4,
+                                                              WeightPrecision::kInt8A8)),
+                         CaseName);
 }  // namespace
 }  // namespace baton

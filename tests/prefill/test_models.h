@@ -54,9 +54,9 @@ inline const std::string& SynthesizedGemma() {
   return directory.path;
 }
 
-inline std::unique_ptr<Model> LoadTestModel(const std::string& name, ComputeMode compute = ComputeMode::kBF16) {
+inline std::unique_ptr<Model> LoadTestModel(const std::string& name, WeightPrecision weights = WeightPrecision::kBf16) {
   ModelOptions options;
-  options.compute = compute;
+  options.weights = weights;
   options.threads = 1;
   const std::string directory = name == kTinyGemma ? SynthesizedGemma() : absl::StrCat(BATON_BUNDLED_MODELS "/", name);
   absl::StatusOr<std::unique_ptr<Model>> model = Model::Load(directory, options);

@@ -45,9 +45,9 @@ const std::string& CheckpointDirectory(const std::string& config_name, TensorTyp
   return path;
 }
 
-std::unique_ptr<Model> LoadModel(const std::string& directory, ComputeMode compute, int threads = 1) {
+std::unique_ptr<Model> LoadModel(const std::string& directory, WeightPrecision weights, int threads = 1) {
   ModelOptions options;
-  options.compute = compute;
+  options.weights = weights;
   options.threads = threads;
   absl::StatusOr<std::unique_ptr<Model>> model = Model::Load(directory, options);
   EXPECT_TRUE(model.ok()) << model.status();
@@ -85,21 +85,23 @@ bool SameBits(const std::vector<float>& a, const std::vector<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-class ModelForwardTest : public testing::TestWithParam<std::tuple<std::string, ComputeMode>> {
+class ModelForwardTest : public testing::TestWithParam<std::tuple<std::string, WeightPrecision>> {
  protected:
   std::unique_ptr<Model> Load(int threads = 1) {
-    const auto& [name, compute] = GetParam();
-    return LoadModel(CheckpointDirectory(name, TensorType::kBF16), compute, threads);
+    const auto& [name, weights] = GetParam();
+    return LoadModel(CheckpointDirectory(name, TensorType::kBF16), weights, threads);
   }
 };
 
 INSTANTIATE_TEST_SUITE_P(All, ModelForwardTest,
                          testing::Combine(testing::Values("gemma-tiny", "gemma2-tiny", "recurrentgemma-tiny"),
-                                          testing::Values(ComputeMode::kF32, ComputeMode::kBF16)),
+                                          testing::Values(WeightPrecision::kF32, WeightPrecision::kBf16,
+                                                          WeightPrecision::kInt8, WeightPrecision::kInt4,
+                                                          WeightPrecision::kInt8A8)),
                          [](const auto& info) {
                            std::string name = std::get<0>(info.param);
                            name.resize(name.find('-'));
-                           return absl::StrCat(name, "_", ComputeModeName(std::get<1>(info.param)));
+                           return absl::StrCat(name, "_", WeightPrecisionName(std::get<1>(info.param)));
                          });
 
 TEST_P(ModelForwardTest, ThreadsChangeNoBit) {
@@ -139,7 +141,7 @@ TEST_P(ModelForwardTest, GivesLogitsOfTheRowsAskedFor) {
 
   SequenceState a_alone = NewState(*model), c_alone = NewState(*model);
   const std::vector<float> a_all = Logits(*model, a_alone, a), c_all = Logits(*model, c_alone, c);
-  const float tolerance = model->compute() == ComputeMode::kBF16 ? 0.0f : 1e-4f;
+  const float tolerance = model->weights() == WeightPrecision::kBf16 ? 0.0f : 1e-4f;
   for (size_t i = 0; i < 3 * vocabulary; ++i) ASSERT_NEAR(logits[i], a_all[6 * vocabulary + i], tolerance);
   for (size_t i = 0; i < vocabulary; ++i) {
     ASSERT_NEAR(logits[3 * vocabulary + i], c_all[6 * vocabulary + i], tolerance);
@@ -199,7 +201,7 @@ TEST_P(ModelForwardTest, FillsAStateToItsLastToken) {
 
 using ModelForwardDeathTest = ModelForwardTest;
 INSTANTIATE_TEST_SUITE_P(All, ModelForwardDeathTest,
-                         testing::Values(std::make_tuple("recurrentgemma-tiny", ComputeMode::kBF16)));
+                         testing::Values(std::make_tuple("recurrentgemma-tiny", WeightPrecision::kBf16)));
 
 TEST_P(ModelForwardDeathTest, ChecksWhatCallersMustHaveChecked) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
@@ -223,7 +225,8 @@ TEST_P(ModelForwardDeathTest, ChecksWhatCallersMustHaveChecked) {
   forward(&state, {5, 6, 7, 8}, 3);
   EXPECT_DEATH(forward(&state, {5, 6, 7}, 2), "check failed: tokens <= ");  // beyond max_tokens
 
-  std::unique_ptr<Model> gemma = LoadModel(CheckpointDirectory("gemma-tiny", TensorType::kBF16), ComputeMode::kBF16);
+  std::unique_ptr<Model> gemma =
+      LoadModel(CheckpointDirectory("gemma-tiny", TensorType::kBF16), WeightPrecision::kBf16);
   SequenceState foreign = NewState(*gemma);
   EXPECT_DEATH(forward(&foreign, {5}, 0), "check failed: layout.layers");
 }
@@ -235,8 +238,8 @@ TEST(ModelLoadTest, Bf16WeightsAreUsedInPlace) {
   const std::string& directory = CheckpointDirectory("gemma2-tiny", TensorType::kBF16);
   const auto checkpoint = Checkpoint::Open(directory);
   ASSERT_TRUE(checkpoint.ok());
-  std::unique_ptr<Model> bf16 = LoadModel(directory, ComputeMode::kBF16);
-  std::unique_ptr<Model> f32 = LoadModel(directory, ComputeMode::kF32);
+  std::unique_ptr<Model> bf16 = LoadModel(directory, WeightPrecision::kBf16);
+  std::unique_ptr<Model> f32 = LoadModel(directory, WeightPrecision::kF32);
   // Matrices at two bytes an element, vectors (norms only, here) at four.
   const int64_t vectors = (4 * 6 + 1) * 96;
   EXPECT_EQ(bf16->weight_bytes(), checkpoint->tensor_bytes() + 2 * vectors);
@@ -278,12 +281,12 @@ TEST(ModelLoadTest, WeightsAreTheSameHoweverTheyLieInTheFile) {
   CopyCheckpoint(original, TensorType::kF32, false, f32);
   CopyCheckpoint(original, TensorType::kF32, true, odd_f32);
   const std::vector<int32_t> tokens = Prompt(30);
-  for (const ComputeMode compute : {ComputeMode::kBF16, ComputeMode::kF32}) {
-    std::unique_ptr<Model> model = LoadModel(original, compute);
+  for (const WeightPrecision weights : {WeightPrecision::kBf16, WeightPrecision::kF32}) {
+    std::unique_ptr<Model> model = LoadModel(original, weights);
     SequenceState state = NewState(*model);
     const std::vector<float> want = Logits(*model, state, tokens);
     for (const TemporaryDirectory* copy : {&odd, &f32, &odd_f32}) {
-      std::unique_ptr<Model> other = LoadModel(copy->path(), compute);
+      std::unique_ptr<Model> other = LoadModel(copy->path(), weights);
       SequenceState fresh = NewState(*other);
       EXPECT_TRUE(SameBits(Logits(*other, fresh, tokens), want));
     }
@@ -292,8 +295,8 @@ TEST(ModelLoadTest, WeightsAreTheSameHoweverTheyLieInTheFile) {
 
 TEST(ModelLoadTest, ConvertsF16) {
   const std::string& directory = CheckpointDirectory("gemma-tiny", TensorType::kF16);
-  std::unique_ptr<Model> f16 = LoadModel(directory, ComputeMode::kF32);
-  std::unique_ptr<Model> f32 = LoadModel(CheckpointDirectory("gemma-tiny", TensorType::kF32), ComputeMode::kF32);
+  std::unique_ptr<Model> f16 = LoadModel(directory, WeightPrecision::kF32);
+  std::unique_ptr<Model> f32 = LoadModel(CheckpointDirectory("gemma-tiny", TensorType::kF32), WeightPrecision::kF32);
   SequenceState a = NewState(*f16), b = NewState(*f32);
   const std::vector<float> got = Logits(*f16, a, Prompt(10)), want = Logits(*f32, b, Prompt(10));
   // F16 weights are off by 2^-12 of their size, logits of size 10 by some hundredths.
@@ -308,7 +311,7 @@ TEST(ModelLoadTest, FingerprintsTellWhatMayNotMix) {
     return (*model)->fingerprint().ToHex();
   };
   ModelOptions bf16, f32, transformers;
-  f32.compute = ComputeMode::kF32;
+  f32.weights = WeightPrecision::kF32;
   transformers.config.deepmind_window = false;
   const std::string base = fingerprint("recurrentgemma-tiny", TensorType::kBF16, bf16);
   EXPECT_EQ(fingerprint("recurrentgemma-tiny", TensorType::kBF16, bf16), base);
@@ -319,12 +322,12 @@ TEST(ModelLoadTest, FingerprintsTellWhatMayNotMix) {
 }
 
 TEST(ModelLoadTest, ReportsProgressUpToTheEnd) {
-  for (const ComputeMode compute : {ComputeMode::kBF16, ComputeMode::kF32}) {
+  for (const WeightPrecision weights : {WeightPrecision::kBf16, WeightPrecision::kF32}) {
     ModelOptions options;
-    options.compute = compute;
+    options.weights = weights;
     options.threads = 1;
     std::vector<std::pair<int64_t, int64_t>> calls;
-    options.progress = [&](int64_t done, int64_t total) { calls.emplace_back(done, total); };
+    options.observer.progress = [&](int64_t done, int64_t total) { calls.emplace_back(done, total); };
     const auto model = Model::Load(CheckpointDirectory("recurrentgemma-tiny", TensorType::kBF16), options);
     ASSERT_TRUE(model.ok()) << model.status();
     ASSERT_FALSE(calls.empty());
@@ -335,7 +338,7 @@ TEST(ModelLoadTest, ReportsProgressUpToTheEnd) {
 
 TEST(ModelLoadTest, LayoutsFollowTheMixers) {
   std::unique_ptr<Model> model =
-      LoadModel(CheckpointDirectory("recurrentgemma-tiny", TensorType::kBF16), ComputeMode::kBF16);
+      LoadModel(CheckpointDirectory("recurrentgemma-tiny", TensorType::kBF16), WeightPrecision::kBf16);
   const auto layout = model->MakeStateLayout(5);
   ASSERT_EQ(layout->layers.size(), 8u);
   EXPECT_EQ(layout->max_run_tokens, 5);
@@ -348,7 +351,8 @@ TEST(ModelLoadTest, LayoutsFollowTheMixers) {
   EXPECT_EQ(layout->layers[2].kv_heads, 1);
   EXPECT_EQ(layout->layers[2].head_dim, 24);
 
-  std::unique_ptr<Model> gemma2 = LoadModel(CheckpointDirectory("gemma2-tiny", TensorType::kBF16), ComputeMode::kF32);
+  std::unique_ptr<Model> gemma2 =
+      LoadModel(CheckpointDirectory("gemma2-tiny", TensorType::kBF16), WeightPrecision::kF32);
   const auto mixed = gemma2->MakeStateLayout(1);
   EXPECT_EQ(mixed->element, ElementType::kF32);
   EXPECT_EQ(mixed->layers[0].kind, LayerStateSpec::Kind::kWindowKv);
@@ -366,11 +370,12 @@ TEST(ModelLoadTest, PassesOnWhatIsWrongWithACheckpoint) {
             absl::StatusCode::kInvalidArgument);
 }
 
-TEST(ComputeModeTest, NamesParse) {
-  for (const ComputeMode mode : {ComputeMode::kF32, ComputeMode::kBF16}) {
-    EXPECT_EQ(*ParseComputeMode(ComputeModeName(mode)), mode);
+TEST(ComputeModeTest, OnlyF32IsExact) {
+  EXPECT_EQ(ComputeModeOf(WeightPrecision::kF32), ComputeMode::kF32);
+  for (const WeightPrecision weights :
+       {WeightPrecision::kBf16, WeightPrecision::kInt8, WeightPrecision::kInt4, WeightPrecision::kInt8A8}) {
+    EXPECT_EQ(ComputeModeOf(weights), ComputeMode::kBF16);
   }
-  EXPECT_EQ(ParseComputeMode("fp8").status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 }  // namespace

@@ -39,8 +39,10 @@ TEST(WorkerFlagsTest, DefaultsAreWhatTheStructSays) {
   EXPECT_EQ(parsed.flags.model, "/some/dir");
   EXPECT_EQ(parsed.flags.listen, "127.0.0.1:7201");
   EXPECT_EQ(parsed.flags.metrics, "127.0.0.1:0");
-  EXPECT_EQ(parsed.flags.compute, ComputeMode::kBF16);
-  EXPECT_EQ(parsed.flags.threads, 0);
+  EXPECT_EQ(parsed.flags.engine.weights, WeightPrecision::kBf16);
+  EXPECT_FALSE(parsed.flags.engine.isa.has_value());
+  EXPECT_EQ(parsed.flags.engine.cache_dir, "");
+  EXPECT_EQ(parsed.flags.engine.threads, 0);
   EXPECT_TRUE(parsed.flags.cpus.empty());
   EXPECT_EQ(parsed.flags.memory, 0);
   EXPECT_EQ(parsed.flags.max_tokens, 0);
@@ -50,15 +52,18 @@ TEST(WorkerFlagsTest, DefaultsAreWhatTheStructSays) {
 }
 
 TEST(WorkerFlagsTest, EveryFlagArrives) {
-  const Parsed parsed = Parse({"--model=m", "--model-name=n", "--listen=[::1]:0", "--metrics=off", "--compute=f32",
-                               "--threads=3", "--cpus=0-1,5", "--memory=2GiB", "--max-tokens=100", "--grace=1.5",
-                               "--log-format=json", "--log-level=debug", "--inject-step-delay-ms=7"});
+  const Parsed parsed =
+      Parse({"--model=m", "--model-name=n", "--listen=[::1]:0", "--metrics=off", "--weights=int4", "--isa=portable",
+             "--cache-dir=/c", "--threads=3", "--cpus=0-1,5", "--memory=2GiB", "--max-tokens=100", "--grace=1.5",
+             "--log-format=json", "--log-level=debug", "--inject-step-delay-ms=7"});
   EXPECT_FALSE(parsed.exit_code.has_value()) << parsed.err;
   EXPECT_EQ(parsed.flags.model_name, "n");
   EXPECT_EQ(parsed.flags.listen, "[::1]:0");
   EXPECT_EQ(parsed.flags.metrics, "off");
-  EXPECT_EQ(parsed.flags.compute, ComputeMode::kF32);
-  EXPECT_EQ(parsed.flags.threads, 3);
+  EXPECT_EQ(parsed.flags.engine.weights, WeightPrecision::kInt4);
+  EXPECT_EQ(parsed.flags.engine.isa, Isa::kPortable);
+  EXPECT_EQ(parsed.flags.engine.CacheDirectory(), "/c");
+  EXPECT_EQ(parsed.flags.engine.threads, 3);
   EXPECT_THAT(parsed.flags.cpus, ElementsAre(0, 1, 5));
   EXPECT_EQ(parsed.flags.memory, int64_t{2} << 30);
   EXPECT_EQ(parsed.flags.max_tokens, 100);
@@ -86,6 +91,10 @@ TEST(WorkerFlagsTest, MistakesAreOneLineThatNamesTheFlag) {
       {{"--model=m", "--listen=::1:7201"}, "brackets"},
       {{"--model=m", "--metrics=on"}, "--metrics"},
       {{"--model=m", "--compute=int8"}, "--compute"},
+      {{"--model=m", "--weights=int3"}, "int8a8"},
+      {{"--model=m", "--weights=int8", "--compute=f32"}, "contradicts"},
+      {{"--model=m", "--compute=bf16", "--weights=f32"}, "contradicts"},
+      {{"--model=m", "--isa=sse9"}, "--isa"},
       {{"--model=m", "--threads=-1"}, "--threads"},
       {{"--model=m", "--threads=two"}, "--threads"},
       {{"--model=m", "--threads=99999"}, "--threads"},
@@ -107,6 +116,36 @@ TEST(WorkerFlagsTest, MistakesAreOneLineThatNamesTheFlag) {
     EXPECT_EQ(std::count(parsed.err.begin(), parsed.err.end(), '\n'), 1) << parsed.err;
     EXPECT_EQ(parsed.out, "");
   }
+}
+
+TEST(WorkerFlagsTest, ComputeIsTheOlderSpellingOfWeights) {
+  EXPECT_EQ(Parse({"--model=m", "--compute=f32"}).flags.engine.weights, WeightPrecision::kF32);
+  EXPECT_EQ(Parse({"--model=m", "--compute=bf16"}).flags.engine.weights, WeightPrecision::kBf16);
+  const Parsed both = Parse({"--model=m", "--weights=f32", "--compute=f32"});
+  EXPECT_FALSE(both.exit_code.has_value()) << both.err;
+  EXPECT_EQ(both.flags.engine.weights, WeightPrecision::kF32);
+}
+
+TEST(WorkerFlagsTest, TheCacheIsWhereCachesAre) {
+  const std::string directory = testing::TempDir() + "cache";
+  ASSERT_EQ(setenv("XDG_CACHE_HOME", directory.c_str(), 1), 0);
+  EXPECT_EQ(Parse({"--model=m"}).flags.engine.CacheDirectory(), directory + "/baton");
+  EXPECT_EQ(Parse({"--model=m", "--cache-dir=none"}).flags.engine.CacheDirectory(), "");
+  ASSERT_EQ(setenv("XDG_CACHE_HOME", "relative", 1), 0);
+  ASSERT_EQ(setenv("HOME", "/home/someone", 1), 0);
+  EXPECT_EQ(Parse({"--model=m"}).flags.engine.CacheDirectory(), "/home/someone/.cache/baton");
+  ASSERT_EQ(unsetenv("XDG_CACHE_HOME"), 0);
+  ASSERT_EQ(unsetenv("HOME"), 0);
+  EXPECT_EQ(Parse({"--model=m"}).flags.engine.CacheDirectory(), "");
+}
+
+TEST(WorkerFlagsTest, TheInstructionSetMayComeFromTheEnvironment) {
+  ASSERT_EQ(setenv("BATON_ISA", "portable", 1), 0);
+  EXPECT_EQ(Parse({"--model=m"}).flags.engine.isa, Isa::kPortable);
+  EXPECT_EQ(Parse({"--model=m", "--isa=auto"}).flags.engine.isa, SupportedIsas().back());
+  ASSERT_EQ(setenv("BATON_ISA", "sse9", 1), 0);
+  EXPECT_EQ(Parse({"--model=m"}).exit_code, 2);
+  ASSERT_EQ(unsetenv("BATON_ISA"), 0);
 }
 
 TEST(WorkerFlagsTest, HelpAndVersionGoToStdout) {
@@ -156,15 +195,16 @@ TEST(WorkerFlagsTest, MemoryAndMaxTokensHaveDefaults) {
   EXPECT_EQ(ServedMaxTokens(flags, config), 8192);
 }
 
-TEST(WorkerFlagsTest, LoadsAModelOrSaysWhatIsMissing) {
+TEST(WorkerFlagsTest, LoadsAModel) {
   WorkerFlags flags;
-  flags.threads = 1;
+  flags.engine.threads = 1;
+  flags.engine.cache_dir = "none";
   flags.model = std::string(BATON_BUNDLED_MODELS) + "/tiny-gemma2";
-  const auto model = LoadModel(flags);
+  auto checkpoint = Checkpoint::Open(flags.model);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
+  const auto model = LoadModel(flags, *std::move(checkpoint));
   ASSERT_TRUE(model.ok()) << model.status();
   EXPECT_EQ((*model)->compute(), ComputeMode::kBF16);
-  flags.model = testing::TempDir() + "no-such-model";
-  EXPECT_THAT(std::string(LoadModel(flags).status().message()), HasSubstr("no-such-model"));
 }
 
 }  // namespace
