@@ -115,8 +115,9 @@ Division Divide(const MatMulTask& task, int64_t rows, int threads) {
   division.row_blocks = (rows + cached_rows - 1) / cached_rows;
   // Few outputs and many rows: the rows are shared out too, as long as that leaves plenty to share an expansion.
   const int64_t columns = (groups + kGroupsAtOnce - 1) / kGroupsAtOnce;
-  while (division.row_blocks * columns < enough_blocks && rows / (division.row_blocks + 1) >= kLeastBlockRows)
+  while (division.row_blocks * columns < enough_blocks && rows / (division.row_blocks + 1) >= kLeastBlockRows) {
     ++division.row_blocks;
+  }
   division.rows = RoundUp((rows + division.row_blocks - 1) / division.row_blocks,
                           CurrentIsa() == Isa::kAmx ? kAmxRowsAtOnce : kRowsAtOnce);
   division.row_blocks = (rows + division.rows - 1) / division.rows;

@@ -1,8 +1,9 @@
 // y = x W^T + b for any number of rows, with packed weights.
 //
-// Row r of y is a function of row r of x alone, bit for bit within an instruction set: a sum runs over its inputs in
-// ascending order in one float32 accumulator, whatever the number of rows, tiles or threads. The exception is kF32,
-// which goes to OpenBLAS: it may sum in another order for another number of rows.
+// Row r of y is a function of row r of x alone, bit for bit within an instruction set: a sum runs over its inputs in an
+// order that depends on nothing else, ascending, in one float32 accumulator (int4: one per 64 inputs, and one over
+// those; AMX: 32 inputs at a time), whatever the number of rows, tiles or threads. The exception is kF32, which goes to
+// OpenBLAS: it may sum in another order for another number of rows.
 //
 //   MatMul(pool, weights, bias, {x, inputs, rows}, y, outputs);
 #pragma once

@@ -1,8 +1,7 @@
-// Matrix products with AVX-512's bfloat16 dot product: sum += w[2p + 1] * x[2p + 1], sum += w[2p] * x[2p] in sixteen
-// lanes, an output each. Codes become bfloat16 in registers, exactly, in the shadow of the multiplications or of
-// memory.
+// Matrix products with AVX-512's bfloat16 dot product: sum += w[2p] * x[2p] + w[2p + 1] * x[2p + 1] in sixteen lanes,
+// an output each. Codes become bfloat16 in registers, exactly, in the shadow of the multiplications or of memory.
 //
-// A tile is up to 8 rows x 2 groups, or 2 rows x 4 groups where memory is the limit and more streams help. All rows of
+// A tile is up to 8 rows x 2 groups, or 4 rows x 4 groups where memory is the limit and more streams help. All rows of
 // a tile column follow one another, so that weights come from memory once and then from the second-level cache.
 #if defined(__x86_64__)
 
