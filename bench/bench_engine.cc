@@ -50,7 +50,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->delimiter(',')
       ->check(CLI::Range(0, kMost))
       ->capture_default_str();
-  app.add_option("--context", options.context, "tokens before the first decode step")
+  app.add_option("--context", options.contexts, "tokens before the first decode step, e.g. 128,8192")
+      ->delimiter(',')
       ->check(CLI::Range(1, kMost))
       ->capture_default_str();
   app.add_option("--decode-steps", options.decode_steps, "decode steps of one timed pass")
@@ -96,13 +97,16 @@ absl::Status Run(Flags& flags) {
   if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ""));
 
   Print(ModelLine(run, *model));
-  const MachineLimitsOptions limits_options{.threads = flags.engine.threads};
+  const MachineLimitsOptions limits_options{
+      .threads = flags.engine.threads,
+      // What codes are multiplied as.
+      .precision = model->weights() == WeightPrecision::kInt8A8 ? WeightPrecision::kInt8A8 : WeightPrecision::kBf16};
   run.before = MeasureMachineLimits(limits_options);
   Print(LimitsLine("before", run.before));
   Print(CacheNote(run, *model));
   Print(TableHeader());
-  BATON_RETURN_IF_ERROR(RunEngineBench(*model, run.options, [&](const EngineResult& result) {
-    Print(TableLine(result, run.before, model->compute()));
+  BATON_RETURN_IF_ERROR(RunEngineBench(*model, run.options, limits_options, [&](const EngineResult& result) {
+    Print(TableLine(result, model->compute()));
     run.results.push_back(result);
   }));
   run.after = MeasureMachineLimits(limits_options);

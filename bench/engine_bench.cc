@@ -20,7 +20,8 @@ using Clock = std::chrono::steady_clock;
 
 // Longest a decoded sequence gets: context, one step to warm up, and all timed steps.
 int64_t DecodedTokens(const EngineBenchOptions& options) {
-  return options.context + 1 + int64_t{options.repeats} * options.decode_steps;
+  const int context = *std::max_element(options.contexts.begin(), options.contexts.end());
+  return context + 1 + int64_t{options.repeats} * options.decode_steps;
 }
 
 class EngineBench {
@@ -50,10 +51,10 @@ class EngineBench {
     return result;
   }
 
-  absl::StatusOr<EngineResult> Decode(int batch) {
+  absl::StatusOr<EngineResult> Decode(int batch, int context) {
     std::vector<SequenceState> states;
     BATON_ASSIGN_OR_RETURN(SequenceState first, MakeState(DecodedTokens(options_), options_.chunk_tokens));
-    Feed(first, options_.context);
+    Feed(first, context);
     for (int i = 1; i < batch; ++i) {
       BATON_ASSIGN_OR_RETURN(SequenceState copy, first.DeepCopy(budget_));
       states.push_back(std::move(copy));
@@ -63,9 +64,9 @@ class EngineBench {
     EngineResult result;
     result.phase = EngineResult::Phase::kDecode;
     result.batch = batch;
-    result.context = options_.context;
+    result.context = context;
     result.tokens = int64_t{batch} * options_.decode_steps;
-    result.bound = DecodeBound(batch);
+    result.bound = DecodeBound(batch, context);
     std::vector<float> logits(static_cast<size_t>(batch * model_.config().vocab_size));
     Step(states, logits);  // touches everything once
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
@@ -114,8 +115,8 @@ class EngineBench {
   }
 
   // Of one pass, at the position halfway through all passes.
-  Bound DecodeBound(int batch) const {
-    const int64_t middle = options_.context + int64_t{options_.repeats} * options_.decode_steps / 2;
+  Bound DecodeBound(int batch, int context) const {
+    const int64_t middle = context + int64_t{options_.repeats} * options_.decode_steps / 2;
     const double steps = options_.decode_steps;
     const int64_t state = StateReadBytes(model_.config(), middle, state_element_bytes_);
     return {steps * batch * DecodeFlops(model_.config(), middle),
@@ -141,7 +142,8 @@ class EngineBench {
 
 double PeakFlops(const MachineLimits& limits, ComputeMode compute) {
   const double float_peak = std::max(limits.float_flops, limits.sgemm_flops);
-  return compute == ComputeMode::kF32 ? float_peak : std::max(float_peak, limits.bf16_flops);
+  if (compute == ComputeMode::kF32) return float_peak;
+  return limits.MatMulPeak() > 0 ? limits.MatMulPeak() : std::max(float_peak, limits.bf16_flops);
 }
 
 double Bound::Seconds(const MachineLimits& limits, ComputeMode compute) const {
@@ -160,17 +162,26 @@ absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& opti
       "a sequence of ", longest, " tokens was asked for, but this model takes at most ", model.config().max_tokens));
 }
 
-absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options,
+absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine,
                             const std::function<void(const EngineResult&)>& report) {
   BATON_RETURN_IF_ERROR(CheckEngineBench(model, options));
   EngineBench bench(model, options);
+  MachineLimits limits = MeasureMachineLimits(machine);
+  const auto report_with_limits = [&](EngineResult result) {
+    const MachineLimits after = MeasureMachineLimits(machine);
+    result.limits = Mean(limits, after);
+    limits = after;
+    report(result);
+  };
   for (const int prompt : options.prompts) {
-    BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Prefill(prompt));
-    report(result);
+    BATON_ASSIGN_OR_RETURN(EngineResult result, bench.Prefill(prompt));
+    report_with_limits(std::move(result));
   }
-  for (const int batch : options.batches) {
-    BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Decode(batch));
-    report(result);
+  for (const int context : options.contexts) {
+    for (const int batch : options.batches) {
+      BATON_ASSIGN_OR_RETURN(EngineResult result, bench.Decode(batch, context));
+      report_with_limits(std::move(result));
+    }
   }
   return absl::OkStatus();
 }

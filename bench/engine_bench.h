@@ -18,15 +18,15 @@ struct EngineBenchOptions {
   std::vector<int> batches = {1, 2, 4, 8, 16, 32};
   std::vector<int> prompts = {128, 512, 2048};
   // Tokens each sequence holds before the first decode step.
-  int context = 128;
+  std::vector<int> contexts = {128};
   int decode_steps = 16;
   int repeats = 3;
   // The longest run of one forward call.
   int chunk_tokens = 512;
 };
 
-// Time no implementation can beat: arithmetic at the peak of the compute mode, or weights and state through the memory
-// bus once, whichever takes longer.
+// What a pass costs at the machine's limits: arithmetic at the rate of the best whole products, or weights and state
+// through the memory bus once, whichever takes longer.
 struct Bound {
   double flops = 0;
   double bytes = 0;
@@ -36,7 +36,7 @@ struct Bound {
   const char* Name(const MachineLimits& limits, ComputeMode compute) const;
 };
 
-// The rate that `compute` can't exceed.
+// The rate of whole matrix products in `compute`.
 double PeakFlops(const MachineLimits& limits, ComputeMode compute);
 
 struct EngineResult {
@@ -48,7 +48,8 @@ struct EngineResult {
   // Tokens of one timed pass, and the seconds of each pass, ascending.
   int64_t tokens = 0;
   std::vector<double> seconds;
-  Bound bound;  // of one pass
+  Bound bound;           // of one pass
+  MachineLimits limits;  // mean of right before and right after
 
   double Median() const {
     const size_t middle = seconds.size() / 2;
@@ -62,10 +63,10 @@ struct EngineResult {
 // INVALID_ARGUMENT when a prompt or context is beyond what the model takes.
 absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& options);
 
-// Calls `report` after each figure.
+// Measures the machine between figures, and calls `report` after each.
 //   INVALID_ARGUMENT    as CheckEngineBench
 //   RESOURCE_EXHAUSTED  states that don't fit half of physical memory
-absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options,
+absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine,
                             const std::function<void(const EngineResult&)>& report);
 
 }  // namespace baton

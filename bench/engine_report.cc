@@ -18,6 +18,8 @@ ordered_json LimitsJson(const MachineLimits& limits) {
       {"threads", limits.threads},
       {"cache_bytes", limits.cache_bytes},
       {"read_bytes_per_second", limits.read_bytes_per_second},
+      {"matmul_flops", limits.matmul_flops},
+      {"onednn_flops", limits.onednn_flops},
       {"sgemm_flops", limits.sgemm_flops},
       {"openblas_core", limits.openblas_core},
       {"float_flops", limits.float_flops},
@@ -27,7 +29,8 @@ ordered_json LimitsJson(const MachineLimits& limits) {
   };
 }
 
-ordered_json ResultJson(const EngineResult& result, const MachineLimits& limits, ComputeMode compute) {
+ordered_json ResultJson(const EngineResult& result, ComputeMode compute) {
+  const MachineLimits& limits = result.limits;
   const double bound_seconds = result.bound.Seconds(limits, compute);
   const bool prefill = result.phase == EngineResult::Phase::kPrefill;
   ordered_json json = {{"phase", prefill ? "prefill" : "decode"}};
@@ -42,6 +45,7 @@ ordered_json ResultJson(const EngineResult& result, const MachineLimits& limits,
   json["tokens_per_second"] = {{"median", result.MedianRate()}, {"min", result.MinRate()}, {"max", result.MaxRate()}};
   json["flops"] = result.bound.flops;
   json["bytes"] = result.bound.bytes;
+  json["machine"] = LimitsJson(limits);
   json["bound"] = result.bound.Name(limits, compute);
   json["bound_tokens_per_second"] = static_cast<double>(result.tokens) / bound_seconds;
   json["ratio_to_bound"] = bound_seconds / result.Median();
@@ -52,9 +56,11 @@ ordered_json ResultJson(const EngineResult& result, const MachineLimits& limits,
 
 std::string LimitsLine(const std::string& when, const MachineLimits& limits) {
   return absl::StrFormat(
-      "machine %s: %d threads, read %.1f GB/s, SGEMM %.0f GFLOP/s (OpenBLAS %s), %s %.0f GFLOP/s, %s %.0f GFLOP/s\n",
-      when, limits.threads, limits.read_bytes_per_second / 1e9, limits.sgemm_flops / 1e9, limits.openblas_core,
-      limits.float_kernel, limits.float_flops / 1e9, limits.bf16_kernel, limits.bf16_flops / 1e9);
+      "machine %s: %d threads, read %.1f GB/s; GFLOP/s: packed products %.0f, oneDNN bf16 %.0f, SGEMM %.0f (OpenBLAS "
+      "%s); on registers: %s %.0f, %s %.0f\n",
+      when, limits.threads, limits.read_bytes_per_second / 1e9, limits.matmul_flops / 1e9, limits.onednn_flops / 1e9,
+      limits.sgemm_flops / 1e9, limits.openblas_core, limits.float_kernel, limits.float_flops / 1e9, limits.bf16_kernel,
+      limits.bf16_flops / 1e9);
 }
 
 std::string ModelLine(const EngineRun& run, const Model& model) {
@@ -73,26 +79,27 @@ std::string CacheNote(const EngineRun& run, const Model& model) {
 }
 
 std::string TableHeader() {
-  return absl::StrFormat("%-8s %-24s %10s %10s %10s   %-20s %s\n", "phase", "shape", "tokens/s", "min", "max",
-                         "bound (tokens/s)", "of bound");
+  return absl::StrFormat("%-8s %-24s %10s %10s %10s   %-20s %-8s  %s\n", "phase", "shape", "tokens/s", "min", "max",
+                         "bound (tokens/s)", "of bound", "machine around it");
 }
 
-std::string TableLine(const EngineResult& result, const MachineLimits& limits, ComputeMode compute) {
+std::string TableLine(const EngineResult& result, ComputeMode compute) {
+  const MachineLimits& limits = result.limits;
   const bool prefill = result.phase == EngineResult::Phase::kPrefill;
   const std::string shape = prefill ? absl::StrCat("prompt ", result.prompt)
                                     : absl::StrCat("batch ", result.batch, ", context ", result.context);
   const double bound_seconds = result.bound.Seconds(limits, compute);
   const std::string bound = absl::StrFormat("%s %.1f", result.bound.Name(limits, compute),
                                             static_cast<double>(result.tokens) / bound_seconds);
-  return absl::StrFormat("%-8s %-24s %10.1f %10.1f %10.1f   %-20s %6.1f %%\n", prefill ? "prefill" : "decode", shape,
-                         result.MedianRate(), result.MinRate(), result.MaxRate(), bound,
-                         100 * bound_seconds / result.Median());
+  return absl::StrFormat("%-8s %-24s %10.1f %10.1f %10.1f   %-20s %6.1f %%  %.1f GB/s, %.0f GFLOP/s\n",
+                         prefill ? "prefill" : "decode", shape, result.MedianRate(), result.MinRate(), result.MaxRate(),
+                         bound, 100 * bound_seconds / result.Median(), limits.read_bytes_per_second / 1e9,
+                         PeakFlops(limits, compute) / 1e9);
 }
 
 std::string ReportJson(const EngineRun& run, const Model& model) {
-  const MachineLimits mean = Mean(run.before, run.after);
   ordered_json results = ordered_json::array();
-  for (const EngineResult& result : run.results) results.push_back(ResultJson(result, mean, model.compute()));
+  for (const EngineResult& result : run.results) results.push_back(ResultJson(result, model.compute()));
   const ordered_json report = {
       {"baton", kVersion},
       {"model",

@@ -26,7 +26,7 @@ std::string ModelLine(const EngineRun& run, const Model& model);
 std::string CacheNote(const EngineRun& run, const Model& model);
 // Column titles, then a line per figure: each with its newline. Ratios are against `limits`.
 std::string TableHeader();
-std::string TableLine(const EngineResult& result, const MachineLimits& limits, ComputeMode compute);
+std::string TableLine(const EngineResult& result, ComputeMode compute);
 // One object; seconds, bytes, tokens and FLOP. Ratios are against the mean of both measurements.
 std::string ReportJson(const EngineRun& run, const Model& model);
 

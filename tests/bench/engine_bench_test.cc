@@ -23,6 +23,9 @@ MachineLimits SomeLimits() {
   return limits;
 }
 
+// Quick and rough.
+constexpr MachineLimitsOptions kMachine = {.threads = 2, .buffer_bytes = 8 << 20, .seconds_per_figure = 0.001};
+
 TEST(BoundTest, IsTheSlowerOfArithmeticAndMemory) {
   const Bound memory{100e9, 20e9};  // 0.25 s or 1 s of arithmetic, 2 s of memory
   EXPECT_DOUBLE_EQ(memory.Seconds(SomeLimits(), ComputeMode::kBF16), 2.0);
@@ -33,13 +36,13 @@ TEST(BoundTest, IsTheSlowerOfArithmeticAndMemory) {
 }
 
 TEST(MachineLimitsTest, MeasuresSomethingOnThisMachine) {
-  const MachineLimits limits =
-      MeasureMachineLimits({.threads = 2, .buffer_bytes = 8 << 20, .seconds_per_figure = 0.001});
+  const MachineLimits limits = MeasureMachineLimits(kMachine);
   EXPECT_EQ(limits.threads, 2);
   EXPECT_GT(limits.read_bytes_per_second, 0);
   EXPECT_GT(limits.sgemm_flops, 0);
   EXPECT_GT(limits.float_flops, 0);
   EXPECT_GT(limits.bf16_flops, 0);
+  EXPECT_GT(limits.matmul_flops, 0);
   EXPECT_FALSE(limits.float_kernel.empty());
   EXPECT_FALSE(limits.bf16_kernel.empty());
 }
@@ -69,30 +72,32 @@ TEST_P(EngineBenchTest, ReportsEveryFigureWithItsBound) {
   run.directory = GetParam();
   run.before = run.after = SomeLimits();
   run.options = {
-      .batches = {1, 3}, .prompts = {5, 20}, .context = 7, .decode_steps = 2, .repeats = 3, .chunk_tokens = 8};
-  const absl::Status status =
-      RunEngineBench(*model_, run.options, [&](const EngineResult& result) { run.results.push_back(result); });
+      .batches = {1, 3}, .prompts = {5, 20}, .contexts = {2, 7}, .decode_steps = 2, .repeats = 3, .chunk_tokens = 8};
+  const absl::Status status = RunEngineBench(*model_, run.options, kMachine,
+                                             [&](const EngineResult& result) { run.results.push_back(result); });
   ASSERT_TRUE(status.ok()) << status;
-  ASSERT_EQ(run.results.size(), 4u);
+  ASSERT_EQ(run.results.size(), 6u);
   EXPECT_EQ(run.results[1].prompt, 20);
   EXPECT_EQ(run.results[1].tokens, 20);
   EXPECT_EQ(run.results[1].bound.flops, PrefillFlops(model_->config(), 20));
   EXPECT_EQ(run.results[3].batch, 3);
   EXPECT_EQ(run.results[3].tokens, 6);
+  EXPECT_EQ(run.results[3].context, 2);
+  EXPECT_EQ(run.results[5].context, 7);
   for (const EngineResult& result : run.results) {
     ASSERT_EQ(result.seconds.size(), 3u);
     EXPECT_LE(result.MinRate(), result.MedianRate());
     EXPECT_LE(result.MedianRate(), result.MaxRate());
-    EXPECT_GT(result.bound.Seconds(run.before, model_->compute()), 0);
+    EXPECT_GT(result.bound.Seconds(result.limits, model_->compute()), 0);
   }
 
   const auto json = nlohmann::json::parse(ReportJson(run, *model_));
-  ASSERT_EQ(json["results"].size(), 4u);
+  ASSERT_EQ(json["results"].size(), 6u);
   EXPECT_EQ(json["results"][0]["phase"], "prefill");
   EXPECT_EQ(json["results"][2]["batch"], 1);
   EXPECT_EQ(json["model"]["parameters"], model_->parameters());
   EXPECT_EQ(json["machine"]["before"]["read_bytes_per_second"], 10e9);
-  EXPECT_THAT(TableLine(run.results[3], run.before, model_->compute()), testing::HasSubstr("batch 3, context 7"));
+  EXPECT_THAT(TableLine(run.results[5], model_->compute()), testing::HasSubstr("batch 3, context 7"));
 }
 
 TEST_P(EngineBenchTest, SequencesBeyondTheModelAreRefused) {
@@ -100,7 +105,7 @@ TEST_P(EngineBenchTest, SequencesBeyondTheModelAreRefused) {
   options.prompts = {1 << 20};
   EXPECT_EQ(CheckEngineBench(*model_, options).code(), absl::StatusCode::kInvalidArgument);
   const auto report = [](const EngineResult&) { FAIL() << "nothing may be measured"; };
-  EXPECT_EQ(RunEngineBench(*model_, options, report).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(RunEngineBench(*model_, options, kMachine, report).code(), absl::StatusCode::kInvalidArgument);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bundled, EngineBenchTest, testing::Values("tiny-gemma2", "tiny-recurrentgemma"),
