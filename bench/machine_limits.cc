@@ -148,8 +148,11 @@ MachineLimits MeasureMachineLimits(const MachineLimitsOptions& options) {
   for (const GemmShape& shape : kShapes) {
     limits.sgemm_flops = std::max(limits.sgemm_flops, MeasureSgemm(pool, shape, seconds / std::size(kShapes)));
   }
-  limits.matmul_flops = MeasureMatMul(pool, options.precision, seconds);
-  if (options.precision != WeightPrecision::kF32) limits.onednn_flops = MeasureOneDnnBf16(limits.threads, seconds);
+  if (options.matmul_rows > 0) {
+    limits.matmul_flops = MeasureMatMul(pool, options.precision, options.matmul_rows, seconds);
+    const bool bf16 = options.precision != WeightPrecision::kF32;
+    if (bf16) limits.onednn_flops = MeasureOneDnnBf16(limits.threads, options.matmul_rows, seconds);
+  }
   limits.openblas_core = openblas_get_corename();
   limits.cache_bytes = CacheBytes();
   return limits;

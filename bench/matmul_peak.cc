@@ -22,18 +22,19 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr int64_t kGroupOutputs = 16;
+
 struct Shape {
-  int64_t rows;
   int64_t outputs;
   int64_t inputs;
 
-  double Flops() const {
+  double Flops(int64_t rows) const {
     return 2.0 * static_cast<double>(rows) * static_cast<double>(outputs) * static_cast<double>(inputs);
   }
 };
 
-// A chunk of a prompt through the projections of a 2B model.
-constexpr Shape kShapes[] = {{512, 9216, 2304}, {512, 2304, 9216}, {512, 2048, 2304}};
+// Projections of a 2B model.
+constexpr Shape kShapes[] = {{9216, 2304}, {2304, 9216}, {2048, 2304}};
 
 // FLOP per second of the fastest of the passes that fit `seconds`; at least two, the first of which warms up.
 template <typename Pass>
@@ -55,26 +56,30 @@ float Value(int64_t i) { return RoundToBf16(static_cast<float>(i * 37 % 101 - 50
 
 }  // namespace
 
-double MeasureMatMul(ThreadPool& pool, WeightPrecision precision, double seconds) {
+double MeasureMatMul(ThreadPool& pool, WeightPrecision precision, int64_t rows, double seconds) {
   double best = 0;
   for (const Shape& shape : kShapes) {
-    const size_t bytes = static_cast<size_t>(PackedBytes(precision, shape.outputs, shape.inputs));
+    // One group of outputs is packed and repeated.
+    const int64_t group_bytes = PackedBytes(precision, kGroupOutputs, shape.inputs);
     AlignedBlock storage;
-    std::byte* packed = storage.GetOrAllocate(bytes);
+    std::byte* packed = storage.GetOrAllocate(static_cast<size_t>(group_bytes * shape.outputs / kGroupOutputs));
     BATON_CHECK(packed != nullptr);
     const absl::Status packing = PackMatrix(
-        pool, precision, shape.outputs, shape.inputs,
+        pool, precision, kGroupOutputs, shape.inputs,
         [&](int64_t output, absl::Span<float> row) {
           for (size_t i = 0; i < row.size(); ++i) row[i] = Value(output + static_cast<int64_t>(i));
         },
         packed);
     BATON_CHECK(packing.ok());
-    std::vector<float> x(static_cast<size_t>(shape.rows * shape.inputs));
+    for (int64_t group = 1; group < shape.outputs / kGroupOutputs; ++group) {
+      std::copy(packed, packed + group_bytes, packed + group * group_bytes);
+    }
+    std::vector<float> x(static_cast<size_t>(rows * shape.inputs));
     for (size_t i = 0; i < x.size(); ++i) x[i] = Value(static_cast<int64_t>(i));
-    std::vector<float> y(static_cast<size_t>(shape.rows * shape.outputs));
+    std::vector<float> y(static_cast<size_t>(rows * shape.outputs));
     const PackedMatrix weights = {packed, precision, shape.outputs, shape.inputs};
-    best = std::max(best, BestRate(shape.Flops(), seconds / std::size(kShapes), [&] {
-                      MatMul(pool, weights, nullptr, {x.data(), shape.inputs, shape.rows}, y.data(), shape.outputs);
+    best = std::max(best, BestRate(shape.Flops(rows), seconds / std::size(kShapes), [&] {
+                      MatMul(pool, weights, nullptr, {x.data(), shape.inputs, rows}, y.data(), shape.outputs);
                     }));
   }
   return best;
@@ -82,7 +87,7 @@ double MeasureMatMul(ThreadPool& pool, WeightPrecision precision, double seconds
 
 #if BATON_HAVE_ONEDNN
 
-double MeasureOneDnnBf16(int threads, double seconds) {
+double MeasureOneDnnBf16(int threads, int64_t rows, double seconds) {
   using dnnl::memory;
   omp_set_num_threads(threads);
   double best = 0;
@@ -90,9 +95,9 @@ double MeasureOneDnnBf16(int threads, double seconds) {
     const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
     dnnl::stream stream(engine);
     for (const Shape& shape : kShapes) {
-      const memory::desc x({shape.rows, shape.inputs}, memory::data_type::bf16, memory::format_tag::ab);
+      const memory::desc x({rows, shape.inputs}, memory::data_type::bf16, memory::format_tag::ab);
       const memory::desc w({shape.inputs, shape.outputs}, memory::data_type::bf16, memory::format_tag::any);
-      const memory::desc y({shape.rows, shape.outputs}, memory::data_type::f32, memory::format_tag::ab);
+      const memory::desc y({rows, shape.outputs}, memory::data_type::f32, memory::format_tag::ab);
       const dnnl::matmul::primitive_desc description(dnnl::matmul::desc(x, w, y), engine);
       memory x_memory(x, engine);
       memory w_memory(description.weights_desc(), engine);
@@ -106,7 +111,7 @@ double MeasureOneDnnBf16(int threads, double seconds) {
       fill(w_memory);
       const dnnl::matmul product(description);
       best = std::max(
-          best, BestRate(shape.Flops(), seconds / std::size(kShapes), [&] {
+          best, BestRate(shape.Flops(rows), seconds / std::size(kShapes), [&] {
             product.execute(stream, {{DNNL_ARG_SRC, x_memory}, {DNNL_ARG_WEIGHTS, w_memory}, {DNNL_ARG_DST, y_memory}});
             stream.wait();
           }));
@@ -119,7 +124,7 @@ double MeasureOneDnnBf16(int threads, double seconds) {
 
 #else
 
-double MeasureOneDnnBf16(int, double) { return 0; }
+double MeasureOneDnnBf16(int, int64_t, double) { return 0; }
 
 #endif
 

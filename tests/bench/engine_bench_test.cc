@@ -24,7 +24,7 @@ MachineLimits SomeLimits() {
 }
 
 // Quick and rough.
-constexpr MachineLimitsOptions kMachine = {.threads = 2, .buffer_bytes = 8 << 20, .seconds_per_figure = 0.001};
+constexpr MachineLimitsOptions kMachine = {.threads = 2, .matmul_rows = 0, .buffer_bytes = 8 << 20, .seconds_per_figure = 0.001};
 
 TEST(BoundTest, IsTheSlowerOfArithmeticAndMemory) {
   const Bound memory{100e9, 20e9};  // 0.25 s or 1 s of arithmetic, 2 s of memory
@@ -36,7 +36,9 @@ TEST(BoundTest, IsTheSlowerOfArithmeticAndMemory) {
 }
 
 TEST(MachineLimitsTest, MeasuresSomethingOnThisMachine) {
-  const MachineLimits limits = MeasureMachineLimits(kMachine);
+  MachineLimitsOptions machine = kMachine;
+  machine.matmul_rows = 4;
+  const MachineLimits limits = MeasureMachineLimits(machine);
   EXPECT_EQ(limits.threads, 2);
   EXPECT_GT(limits.read_bytes_per_second, 0);
   EXPECT_GT(limits.sgemm_flops, 0);
