@@ -22,8 +22,6 @@ void GeluGate(const float* gate, const float* up, int64_t n, Rounding rounding, 
 
 void SoftCap(float cap, int64_t n, float* x) { BATON_PICK_ISA(SoftCapRow)(cap, n, x); }
 
-void RoundRow(int64_t n, float* x) { BATON_PICK_ISA(RoundRowToBf16)(n, x); }
-
 void StoreAsBf16(const float* x, int64_t n, uint16_t* to) { BATON_PICK_ISA(StoreRowAsBf16)(x, n, to); }
 
 void RmsNormReference(const float* x, const float* scale, float epsilon, int64_t n, float* y) {

@@ -29,8 +29,7 @@ void GeluGate(const float* gate, const float* up, int64_t n, Rounding rounding, 
 // x = cap * tanh(x / cap)
 void SoftCap(float cap, int64_t n, float* x);
 
-// The nearest bfloat16 of each element, in float32 storage or as such.
-void RoundRow(int64_t n, float* x);
+// The nearest bfloat16 of each element.
 void StoreAsBf16(const float* x, int64_t n, uint16_t* to);
 
 // Definitions in double precision, for tests.

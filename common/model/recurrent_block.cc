@@ -1,7 +1,6 @@
 // RecurrentGemma's recurrent mixer:
 //
 //   branch = gelu(linear_y(x));  u = conv(linear_x(x));  h = RG-LRU(u);  y = linear_out(h * branch)
-//
 #include <algorithm>
 
 #include "common/compute/matmul.h"

@@ -124,13 +124,11 @@ TEST_P(RowwiseTest, SoftCapIsAccurateNearZeroAndSaturates) {
 TEST_P(RowwiseTest, NaNIsNotHidden) {
   std::vector<float> x(33, 1.0f);
   x[32] = NAN;
-  std::vector<float> capped = x, rounded = x;
+  std::vector<float> capped = x;
   const std::vector<float> activated = GeluOf(x);
   SoftCap(30.0f, 33, capped.data());
-  RoundRow(33, rounded.data());
   EXPECT_TRUE(std::isnan(capped[32]));
   EXPECT_TRUE(std::isnan(activated[32]));
-  EXPECT_TRUE(std::isnan(rounded[32]));
 }
 
 // An element has the same bits in a vector and in a loop's tail.
