@@ -106,8 +106,17 @@ int LoadAndCompute(const std::string& directory, WeightPrecision weights, const 
   return taken > planned + kMargin ? 6 : taken < planned / 2 ? 7 : 0;
 }
 
-TEST_P(MemoryTest, TakesWhatWasPlanned) {
+// gcc says it with macros, clang with a feature.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define BATON_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define BATON_SANITIZED 1
+#endif
+#endif
+
+TEST_P(MemoryTest, TakesWhatWasPlanned) {
+#ifdef BATON_SANITIZED
   GTEST_SKIP() << "sanitizers take memory of their own";
 #endif
   const auto& [dtype, weights, cached] = GetParam();
