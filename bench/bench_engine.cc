@@ -19,6 +19,7 @@
 #include "common/base/cpu.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
+#include "common/compute/blas_core.h"
 #include "common/model/model.h"
 #include "common/rpc/engine_flags.h"
 
@@ -126,6 +127,11 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     std::fprintf(stderr, "bench_engine: %s; see bench_engine --help\n", error.what());
     return kExitUsage;
+  }
+  if (flags.engine.weights == WeightPrecision::kF32) {
+    const BlasCoreChoice blas = RestartForBlas(argv);
+    if (!blas.problem.empty())
+      std::fprintf(stderr, "slow OpenBLAS core %s: %s\n", blas.core.c_str(), blas.problem.c_str());
   }
   const absl::Status status = Run(flags);
   if (status.ok()) return 0;
