@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -24,11 +25,19 @@ int64_t DecodedTokens(const EngineBenchOptions& options) {
   return context + 1 + int64_t{options.repeats} * options.decode_steps;
 }
 
+double Median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
 class EngineBench {
  public:
-  EngineBench(Model& model, const EngineBenchOptions& options)
+  EngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine)
       : model_(model),
         options_(options),
+        machine_(machine),
+        limits_(MeasureMachineLimits(machine)),
         budget_(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2),
         state_element_bytes_(model.compute() == ComputeMode::kBF16 ? 2 : 4),
         bytes_per_weight_(static_cast<double>(model.weight_bytes()) / static_cast<double>(model.parameters())) {}
@@ -45,9 +54,8 @@ class EngineBench {
       BATON_ASSIGN_OR_RETURN(SequenceState state, MakeState(prompt, options_.chunk_tokens));
       const Clock::time_point start = Clock::now();
       Feed(state, prompt);
-      result.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+      EndPass(start, result);
     }
-    std::sort(result.seconds.begin(), result.seconds.end());
     return result;
   }
 
@@ -72,13 +80,19 @@ class EngineBench {
     for (int repeat = 0; repeat < options_.repeats; ++repeat) {
       const Clock::time_point start = Clock::now();
       for (int step = 0; step < options_.decode_steps; ++step) Step(states, logits);
-      result.seconds.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+      EndPass(start, result);
     }
-    std::sort(result.seconds.begin(), result.seconds.end());
     return result;
   }
 
  private:
+  void EndPass(Clock::time_point start, EngineResult& result) {
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    const MachineLimits after = MeasureMachineLimits(machine_);
+    result.passes.push_back({seconds, Mean(limits_, after)});
+    limits_ = after;
+  }
+
   absl::StatusOr<SequenceState> MakeState(int64_t tokens, int run_tokens) {
     return SequenceState::Create(model_.MakeStateLayout(run_tokens), budget_, tokens);
   }
@@ -132,6 +146,8 @@ class EngineBench {
 
   Model& model_;
   const EngineBenchOptions& options_;
+  const MachineLimitsOptions& machine_;
+  MachineLimits limits_;  // measured last
   MemoryBudget budget_;
   const int state_element_bytes_;
   const double bytes_per_weight_;  // scales of quantised weights included
@@ -154,6 +170,38 @@ const char* Bound::Name(const MachineLimits& limits, ComputeMode compute) const 
   return flops / PeakFlops(limits, compute) > bytes / limits.read_bytes_per_second ? "compute" : "memory";
 }
 
+double EngineResult::MedianRate() const {
+  std::vector<double> rates;
+  for (const EnginePass& pass : passes) rates.push_back(static_cast<double>(tokens) / pass.seconds);
+  return Median(std::move(rates));
+}
+
+double EngineResult::MinRate() const {
+  double seconds = 0;
+  for (const EnginePass& pass : passes) seconds = std::max(seconds, pass.seconds);
+  return static_cast<double>(tokens) / seconds;
+}
+
+double EngineResult::MaxRate() const {
+  double seconds = std::numeric_limits<double>::infinity();
+  for (const EnginePass& pass : passes) seconds = std::min(seconds, pass.seconds);
+  return static_cast<double>(tokens) / seconds;
+}
+
+double EngineResult::RatioToBound(ComputeMode compute) const {
+  std::vector<double> ratios;
+  for (const EnginePass& pass : passes) ratios.push_back(bound.Seconds(pass.limits, compute) / pass.seconds);
+  return Median(std::move(ratios));
+}
+
+MachineLimits EngineResult::Limits() const {
+  std::vector<EnginePass> sorted = passes;
+  const auto middle = sorted.begin() + static_cast<int64_t>(sorted.size() / 2);
+  std::nth_element(sorted.begin(), middle, sorted.end(),
+                   [](const EnginePass& a, const EnginePass& b) { return a.seconds < b.seconds; });
+  return middle->limits;
+}
+
 absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& options) {
   int64_t longest = options.batches.empty() ? 0 : DecodedTokens(options);
   for (const int prompt : options.prompts) longest = std::max(longest, int64_t{prompt});
@@ -165,22 +213,15 @@ absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& opti
 absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine,
                             const std::function<void(const EngineResult&)>& report) {
   BATON_RETURN_IF_ERROR(CheckEngineBench(model, options));
-  EngineBench bench(model, options);
-  MachineLimits limits = MeasureMachineLimits(machine);
-  const auto report_with_limits = [&](EngineResult result) {
-    const MachineLimits after = MeasureMachineLimits(machine);
-    result.limits = Mean(limits, after);
-    limits = after;
-    report(result);
-  };
+  EngineBench bench(model, options, machine);
   for (const int prompt : options.prompts) {
-    BATON_ASSIGN_OR_RETURN(EngineResult result, bench.Prefill(prompt));
-    report_with_limits(std::move(result));
+    BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Prefill(prompt));
+    report(result);
   }
   for (const int context : options.contexts) {
     for (const int batch : options.batches) {
-      BATON_ASSIGN_OR_RETURN(EngineResult result, bench.Decode(batch, context));
-      report_with_limits(std::move(result));
+      BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Decode(batch, context));
+      report(result);
     }
   }
   return absl::OkStatus();

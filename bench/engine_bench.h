@@ -39,25 +39,30 @@ struct Bound {
 // The rate of whole matrix products in `compute`.
 double PeakFlops(const MachineLimits& limits, ComputeMode compute);
 
+struct EnginePass {
+  double seconds = 0;
+  MachineLimits limits;
+};
+
 struct EngineResult {
   enum class Phase { kPrefill, kDecode };
   Phase phase = Phase::kPrefill;
-  int prompt = 0;   // kPrefill
-  int batch = 0;    // kDecode
-  int context = 0;  // kDecode: tokens before the first step
-  // Tokens of one timed pass, and the seconds of each pass, ascending.
-  int64_t tokens = 0;
-  std::vector<double> seconds;
-  Bound bound;           // of one pass
-  MachineLimits limits;  // mean of right before and right after
+  int prompt = 0;      // kPrefill
+  int batch = 0;       // kDecode
+  int context = 0;     // kDecode: tokens before the first step
+  int64_t tokens = 0;  // of one pass
+  Bound bound;         // of one pass
+  // Each with what the machine could do right before and right after it.
+  std::vector<EnginePass> passes;
 
-  double Median() const {
-    const size_t middle = seconds.size() / 2;
-    return seconds.size() % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
-  }
-  double MedianRate() const { return static_cast<double>(tokens) / Median(); }
-  double MinRate() const { return static_cast<double>(tokens) / seconds.back(); }
-  double MaxRate() const { return static_cast<double>(tokens) / seconds.front(); }
+  // Tokens per second.
+  double MedianRate() const;
+  double MinRate() const;
+  double MaxRate() const;
+  // Median over the passes of the time the bound allows, divided by the time taken.
+  double RatioToBound(ComputeMode compute) const;
+  // Of the pass with the median time.
+  MachineLimits Limits() const;
 };
 
 // INVALID_ARGUMENT when a prompt or context is beyond what the model takes.

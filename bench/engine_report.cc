@@ -30,7 +30,7 @@ ordered_json LimitsJson(const MachineLimits& limits) {
 }
 
 ordered_json ResultJson(const EngineResult& result, ComputeMode compute) {
-  const MachineLimits& limits = result.limits;
+  const MachineLimits limits = result.Limits();
   const double bound_seconds = result.bound.Seconds(limits, compute);
   const bool prefill = result.phase == EngineResult::Phase::kPrefill;
   ordered_json json = {{"phase", prefill ? "prefill" : "decode"}};
@@ -41,14 +41,16 @@ ordered_json ResultJson(const EngineResult& result, ComputeMode compute) {
     json["context"] = result.context;
   }
   json["tokens"] = result.tokens;
-  json["seconds"] = result.seconds;
+  std::vector<double> seconds;
+  for (const EnginePass& pass : result.passes) seconds.push_back(pass.seconds);
+  json["seconds"] = seconds;
   json["tokens_per_second"] = {{"median", result.MedianRate()}, {"min", result.MinRate()}, {"max", result.MaxRate()}};
   json["flops"] = result.bound.flops;
   json["bytes"] = result.bound.bytes;
   json["machine"] = LimitsJson(limits);
   json["bound"] = result.bound.Name(limits, compute);
   json["bound_tokens_per_second"] = static_cast<double>(result.tokens) / bound_seconds;
-  json["ratio_to_bound"] = bound_seconds / result.Median();
+  json["ratio_to_bound"] = result.RatioToBound(compute);
   return json;
 }
 
@@ -84,7 +86,7 @@ std::string TableHeader() {
 }
 
 std::string TableLine(const EngineResult& result, ComputeMode compute) {
-  const MachineLimits& limits = result.limits;
+  const MachineLimits limits = result.Limits();
   const bool prefill = result.phase == EngineResult::Phase::kPrefill;
   const std::string shape = prefill ? absl::StrCat("prompt ", result.prompt)
                                     : absl::StrCat("batch ", result.batch, ", context ", result.context);
@@ -93,7 +95,7 @@ std::string TableLine(const EngineResult& result, ComputeMode compute) {
                                             static_cast<double>(result.tokens) / bound_seconds);
   return absl::StrFormat("%-8s %-24s %10.1f %10.1f %10.1f   %-20s %6.1f %%  %.1f GB/s, %.0f GFLOP/s\n",
                          prefill ? "prefill" : "decode", shape, result.MedianRate(), result.MinRate(), result.MaxRate(),
-                         bound, 100 * bound_seconds / result.Median(), limits.read_bytes_per_second / 1e9,
+                         bound, 100 * result.RatioToBound(compute), limits.read_bytes_per_second / 1e9,
                          PeakFlops(limits, compute) / 1e9);
 }
 

@@ -143,12 +143,13 @@ MachineLimits MeasureMachineLimits(const MachineLimitsOptions& options) {
   limits.bf16_kernel = bf16_kernel.name;
   limits.float_flops = MeasureKernel(pool, float_kernel, seconds);
   limits.bf16_flops = MeasureKernel(pool, bf16_kernel, seconds);
-  // Chunks of a prompt through the projections of a 2B model.
-  constexpr GemmShape kShapes[] = {{512, 2304, 2304}, {256, 9216, 2304}, {256, 2304, 9216}};
-  for (const GemmShape& shape : kShapes) {
-    limits.sgemm_flops = std::max(limits.sgemm_flops, MeasureSgemm(pool, shape, seconds / std::size(kShapes)));
-  }
   if (options.matmul_rows > 0) {
+    // Projections of a 2B model.
+    const GemmShape shapes[] = {
+        {options.matmul_rows, 2304, 2304}, {options.matmul_rows, 9216, 2304}, {options.matmul_rows, 2304, 9216}};
+    for (const GemmShape& shape : shapes) {
+      limits.sgemm_flops = std::max(limits.sgemm_flops, MeasureSgemm(pool, shape, seconds / std::size(shapes)));
+    }
     limits.matmul_flops = MeasureMatMul(pool, options.precision, options.matmul_rows, seconds);
     const bool bf16 = options.precision != WeightPrecision::kF32;
     if (bf16) limits.onednn_flops = MeasureOneDnnBf16(limits.threads, options.matmul_rows, seconds);

@@ -38,7 +38,8 @@ struct MachineLimitsOptions {
   int threads = 0;  // 0: one per usable CPU
   // Of the packed products.
   WeightPrecision precision = WeightPrecision::kBf16;
-  int64_t matmul_rows = 512;  // 0: not measured
+  // Of whole products: ours, oneDNN's and SGEMM's. 0: none are measured.
+  int64_t matmul_rows = 512;
   // 0: four times the last-level cache, within 256 MiB and an eighth of physical memory.
   int64_t buffer_bytes = 0;
   double seconds_per_figure = 0.4;
