@@ -52,7 +52,11 @@ void BM_AttendPrefill(benchmark::State& state) {
   const double flops = 4.0 * static_cast<double>(state.range(0) * state.range(1)) * kDim;
   state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
 }
-BENCHMARK(BM_AttendPrefill)->ArgsProduct({{64}, {512, 4096}, {0, 50}})->Args({1, 256, 50})->Args({2, 256, 50})->Args({10, 256, 50});
+BENCHMARK(BM_AttendPrefill)
+    ->ArgsProduct({{64}, {512, 4096}, {0, 50}})
+    ->Args({1, 256, 50})
+    ->Args({2, 256, 50})
+    ->Args({10, 256, 50});
 
 // One sequence after the other, each with a context of its own, so that keys and values come from memory.
 void BM_AttendDecode(benchmark::State& state) {

@@ -32,7 +32,8 @@ std::vector<Isa> SupportedIsas();
 // INVALID_ARGUMENT for another word, FAILED_PRECONDITION for what this CPU lacks.
 absl::StatusOr<Isa> ParseIsa(absl::string_view name);
 
-// What SetIsa said; before, what the environment variable BATON_ISA says (a word as above); the best there is without it.
+// What SetIsa said; before, what the environment variable BATON_ISA says (a word as above); the best there is without
+// it.
 Isa CurrentIsa();
 // At start-up, before any kernel runs: results of one process must come from one instruction set. `isa` must be
 // supported.

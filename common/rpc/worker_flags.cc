@@ -18,8 +18,8 @@
 #include "common/base/machine_memory.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
-#include "common/rpc/shutdown_signal.h"
 #include "common/observe/log.h"
+#include "common/rpc/shutdown_signal.h"
 
 namespace baton {
 namespace {
