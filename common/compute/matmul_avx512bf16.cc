@@ -113,6 +113,15 @@ BATON_INLINE void TileOf(const MatMulTask& task, int64_t group, int64_t row, int
 }
 
 // All rows of a few groups before the next groups: their codes come from memory once, then from the cache.
+template <typename Format, int kGroups>
+BATON_INLINE void Column(const MatMulTask& task, int64_t group, int64_t row, int64_t rows) {
+  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t t = 0; t < tiles; ++t) {
+    const int64_t first = rows * t / tiles;
+    TileOf<Format, kTileRows, kGroups>(task, group, row + first, rows * (t + 1) / tiles - first);
+  }
+}
+
 template <typename Format>
 BATON_KERNEL void MatMulRowsOf(const MatMulTask& task, int64_t begin, int64_t end, int64_t row, int64_t rows) {
   int64_t group = begin;
@@ -123,19 +132,8 @@ BATON_KERNEL void MatMulRowsOf(const MatMulTask& task, int64_t begin, int64_t en
       TileOf<Format, kFewRows, kFewRowGroups>(task, group, row, rows);
     }
   }
-  const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  for (; group + kTileGroups <= end; group += kTileGroups) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t first = rows * t / tiles;
-      TileOf<Format, kTileRows, kTileGroups>(task, group, row + first, rows * (t + 1) / tiles - first);
-    }
-  }
-  for (; group < end; ++group) {
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t first = rows * t / tiles;
-      TileOf<Format, kTileRows, 1>(task, group, row + first, rows * (t + 1) / tiles - first);
-    }
-  }
+  for (; group + kTileGroups <= end; group += kTileGroups) Column<Format, kTileGroups>(task, group, row, rows);
+  for (; group < end; ++group) Column<Format, 1>(task, group, row, rows);
 }
 
 template <typename Format>

@@ -6,16 +6,10 @@
 
 #include <algorithm>
 
+#include "common/compute/kernel_attributes.h"
 #include "common/compute/matmul_kernels.h"
 
-#if defined(__SANITIZE_THREAD__)  // see each_isa.inc
-#define BATON_UNWATCHED __attribute__((no_sanitize("thread")))
-#else
-#define BATON_UNWATCHED
-#endif
-#define BATON_TARGET BATON_UNWATCHED __attribute__((target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")))
-#define BATON_KERNEL static BATON_TARGET
-#define BATON_INLINE static inline __attribute__((always_inline)) BATON_TARGET
+#define BATON_TARGET __attribute__((target(BATON_AVX512_FEATURES ",avx512vnni")))
 
 namespace baton {
 namespace {

@@ -79,7 +79,7 @@ absl::StatusOr<MappedFile> WeightCache::Provide(ThreadPool& pool) {
       observer_.Tell(Severity::kInfo, "weight_cache_unusable",
                      absl::StrCat("packing weights anew: ", path_, ": ", problem.message()));
     }
-    BATON_RETURN_IF_ERROR(Build(pool).status());
+    BATON_RETURN_IF_ERROR(Build(pool));
   }
   return problem;
 }
@@ -153,17 +153,17 @@ bool WeightCache::IsTemporary(const FileDescriptor& file) const {
   return stat(temporary_.c_str(), &named) == 0 && fstat(file.get(), &opened) == 0 && SameFile(named, opened);
 }
 
-absl::StatusOr<bool> WeightCache::Build(ThreadPool& pool) {
+absl::Status WeightCache::Build(ThreadPool& pool) {
   std::error_code error;
   fs::create_directories(directory_, error);
   if (error) return absl::ErrnoToStatus(error.value(), absl::StrCat("can't create ", directory_));
   BATON_ASSIGN_OR_RETURN(const FileDescriptor file, Lock());
   // Whoever held the lock has renamed or removed the file.
-  if (!IsTemporary(file)) return false;
+  if (!IsTemporary(file)) return absl::OkStatus();
   // Somebody may have finished between our look at the final name and our lock.
   if (Open(pool).ok()) {
     unlink(temporary_.c_str());
-    return false;
+    return absl::OkStatus();
   }
   RemoveOrphans();
   absl::Status status = Write(file, pool);
@@ -175,7 +175,7 @@ absl::StatusOr<bool> WeightCache::Build(ThreadPool& pool) {
   SyncDirectory(directory_);
   if (const auto stamp = MakeWeightCacheStamp(path_, checkpoint_files_); stamp.ok())
     SaveWeightCacheStamp(path_, *stamp);
-  return true;
+  return absl::OkStatus();
 }
 
 absl::Status WeightCache::Write(const FileDescriptor& file, ThreadPool& pool) {

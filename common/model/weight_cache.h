@@ -51,8 +51,8 @@ class WeightCache {
   // Waits while another process packs. Holds the lock unless the temporary file's name is no longer this file's.
   absl::StatusOr<FileDescriptor> Lock();
   bool IsTemporary(const FileDescriptor& file) const;
-  // False: another process was faster.
-  absl::StatusOr<bool> Build(ThreadPool& pool);
+  // OK, too, when another process was faster.
+  absl::Status Build(ThreadPool& pool);
   absl::Status Write(const FileDescriptor& file, ThreadPool& pool);
   void RemoveOrphans() const;
   WeightCacheIndex MakeIndex() const;
