@@ -100,20 +100,20 @@ absl::Status Run(Flags& flags) {
   if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ""));
 
   Print(ModelLine(run, *model));
-  const MachineLimitsOptions limits_options{
-      .threads = flags.engine.threads,
-      // What codes are multiplied as.
-      .precision = model->weights() == WeightPrecision::kInt8A8 ? WeightPrecision::kInt8A8 : WeightPrecision::kBf16,
-      .seconds_per_figure = kSecondsPerLimit};
-  run.before = MeasureMachineLimits(limits_options);
+  MachineMeter meter(
+      {.threads = flags.engine.threads,
+       // What codes are multiplied as.
+       .precision = model->weights() == WeightPrecision::kInt8A8 ? WeightPrecision::kInt8A8 : WeightPrecision::kBf16,
+       .seconds_per_figure = kSecondsPerLimit});
+  run.before = meter.last();
   Print(LimitsLine("before", run.before));
   Print(CacheNote(run, *model));
   Print(TableHeader());
-  BATON_RETURN_IF_ERROR(RunEngineBench(*model, run.options, limits_options, [&](const EngineResult& result) {
+  BATON_RETURN_IF_ERROR(RunEngineBench(*model, run.options, meter, [&](const EngineResult& result) {
     Print(TableLine(result, model->compute()));
     run.results.push_back(result);
   }));
-  run.after = MeasureMachineLimits(limits_options);
+  run.after = meter.last();
   Print(LimitsLine("after", run.after));
   if (flags.json_file.empty()) return absl::OkStatus();
   return WriteText(flags.json_file, ReportJson(run, *model));

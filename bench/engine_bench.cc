@@ -1,7 +1,5 @@
 #include "bench/engine_bench.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <limits>
@@ -9,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "bench/model_costs.h"
+#include "common/base/machine_memory.h"
 #include "common/base/status_macros.h"
 #include "common/model/synth.h"
 #include "common/state/memory_budget.h"
@@ -33,12 +32,11 @@ double Median(std::vector<double> values) {
 
 class EngineBench {
  public:
-  EngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine)
+  EngineBench(Model& model, const EngineBenchOptions& options, MachineMeter& meter)
       : model_(model),
         options_(options),
-        machine_(machine),
-        limits_(MeasureMachineLimits(machine)),
-        budget_(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2),
+        meter_(meter),
+        budget_(ReadMachineMemory().bytes / 2),
         state_element_bytes_(model.compute() == ComputeMode::kBF16 ? 2 : 4),
         bytes_per_weight_(static_cast<double>(model.weight_bytes()) / static_cast<double>(model.parameters())) {}
 
@@ -88,9 +86,8 @@ class EngineBench {
  private:
   void EndPass(Clock::time_point start, EngineResult& result) {
     const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    const MachineLimits after = MeasureMachineLimits(machine_);
-    result.passes.push_back({seconds, Mean(limits_, after)});
-    limits_ = after;
+    const MachineLimits before = meter_.last();
+    result.passes.push_back({seconds, Mean(before, meter_.Measure())});
   }
 
   absl::StatusOr<SequenceState> MakeState(int64_t tokens, int run_tokens) {
@@ -146,8 +143,7 @@ class EngineBench {
 
   Model& model_;
   const EngineBenchOptions& options_;
-  const MachineLimitsOptions& machine_;
-  MachineLimits limits_;  // measured last
+  MachineMeter& meter_;
   MemoryBudget budget_;
   const int state_element_bytes_;
   const double bytes_per_weight_;  // scales of quantised weights included
@@ -210,10 +206,10 @@ absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& opti
       "a sequence of ", longest, " tokens was asked for, but this model takes at most ", model.config().max_tokens));
 }
 
-absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine,
+absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, MachineMeter& meter,
                             const std::function<void(const EngineResult&)>& report) {
   BATON_RETURN_IF_ERROR(CheckEngineBench(model, options));
-  EngineBench bench(model, options, machine);
+  EngineBench bench(model, options, meter);
   for (const int prompt : options.prompts) {
     BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Prefill(prompt));
     report(result);

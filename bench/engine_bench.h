@@ -68,10 +68,10 @@ struct EngineResult {
 // INVALID_ARGUMENT when a prompt or context is beyond what the model takes.
 absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& options);
 
-// Measures the machine between figures, and calls `report` after each.
+// Measures the machine after each pass (`meter` has done so right before), and calls `report` after each figure.
 //   INVALID_ARGUMENT    as CheckEngineBench
-//   RESOURCE_EXHAUSTED  states that don't fit half of physical memory
-absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, const MachineLimitsOptions& machine,
+//   RESOURCE_EXHAUSTED  states that don't fit half of memory
+absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, MachineMeter& meter,
                             const std::function<void(const EngineResult&)>& report);
 
 }  // namespace baton

@@ -1,18 +1,23 @@
 // What this machine can do at best, measured now: benchmarks divide by it, and measure it before and after, since
 // neighbours on a shared machine move it by tens of percent.
 //
-//   const MachineLimits before = MeasureMachineLimits({.threads = 2});
+//   MachineMeter meter({.threads = 2});
+//   const MachineLimits before = meter.last();
 //   ... the benchmark ...
-//   const MachineLimits limits = Mean(before, MeasureMachineLimits({.threads = 2}));
+//   const MachineLimits limits = Mean(before, meter.Measure());
 //
-// Each figure is the best of several short passes on all threads at once. Takes about two seconds and, for the read
-// bandwidth, a buffer several times the last-level cache.
+// Each figure is the best of several short passes on all threads at once. A measurement takes about two seconds; the
+// meter keeps, for the read bandwidth, a buffer several times the last-level cache.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "bench/matmul_peak.h"
+#include "common/base/pages.h"
+#include "common/base/thread_pool.h"
 #include "common/compute/packed_matrix.h"
 
 namespace baton {
@@ -40,12 +45,28 @@ struct MachineLimitsOptions {
   WeightPrecision precision = WeightPrecision::kBf16;
   // Of whole products: ours, oneDNN's and SGEMM's. 0: none are measured.
   int64_t matmul_rows = 512;
-  // 0: four times the last-level cache, within 256 MiB and an eighth of physical memory.
+  // 0: four times the last-level cache, at least 256 MiB and at most an eighth of memory.
   int64_t buffer_bytes = 0;
   double seconds_per_figure = 0.4;
 };
 
-MachineLimits MeasureMachineLimits(const MachineLimitsOptions& options);
+class MachineMeter {
+ public:
+  // Measures for the first time.
+  explicit MachineMeter(const MachineLimitsOptions& options);
+  MachineMeter(const MachineMeter&) = delete;
+
+  const MachineLimits& last() const { return last_; }
+  const MachineLimits& Measure();
+
+ private:
+  const MachineLimitsOptions options_;
+  ThreadPool pool_;
+  PageBlock read_buffer_;  // empty: no memory for it, and no figure
+  std::vector<Product> packed_, sgemm_, onednn_;
+  MachineLimits last_;
+};
+
 // Of both measurements' figures; names of the first.
 MachineLimits Mean(const MachineLimits& before, const MachineLimits& after);
 

@@ -39,7 +39,7 @@ TEST(BoundTest, IsTheSlowerOfArithmeticAndMemory) {
 TEST(MachineLimitsTest, MeasuresSomethingOnThisMachine) {
   MachineLimitsOptions machine = kMachine;
   machine.matmul_rows = 4;
-  const MachineLimits limits = MeasureMachineLimits(machine);
+  const MachineLimits limits = MachineMeter(machine).last();
   EXPECT_EQ(limits.threads, 2);
   EXPECT_GT(limits.read_bytes_per_second, 0);
   EXPECT_GT(limits.sgemm_flops, 0);
@@ -76,8 +76,9 @@ TEST_P(EngineBenchTest, ReportsEveryFigureWithItsBound) {
   run.before = run.after = SomeLimits();
   run.options = {
       .batches = {1, 3}, .prompts = {5, 20}, .contexts = {2, 7}, .decode_steps = 2, .repeats = 3, .chunk_tokens = 8};
-  const absl::Status status = RunEngineBench(*model_, run.options, kMachine,
-                                             [&](const EngineResult& result) { run.results.push_back(result); });
+  MachineMeter meter(kMachine);
+  const absl::Status status =
+      RunEngineBench(*model_, run.options, meter, [&](const EngineResult& result) { run.results.push_back(result); });
   ASSERT_TRUE(status.ok()) << status;
   ASSERT_EQ(run.results.size(), 6u);
   EXPECT_EQ(run.results[1].prompt, 20);
@@ -108,7 +109,8 @@ TEST_P(EngineBenchTest, SequencesBeyondTheModelAreRefused) {
   options.prompts = {1 << 20};
   EXPECT_EQ(CheckEngineBench(*model_, options).code(), absl::StatusCode::kInvalidArgument);
   const auto report = [](const EngineResult&) { FAIL() << "nothing may be measured"; };
-  EXPECT_EQ(RunEngineBench(*model_, options, kMachine, report).code(), absl::StatusCode::kInvalidArgument);
+  MachineMeter meter(kMachine);
+  EXPECT_EQ(RunEngineBench(*model_, options, meter, report).code(), absl::StatusCode::kInvalidArgument);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bundled, EngineBenchTest, testing::Values("tiny-gemma2", "tiny-recurrentgemma"),
