@@ -1,9 +1,8 @@
 // Attention at the shapes of Gemma 2 2B (8 heads, 4 kv heads) and RecurrentGemma 2B (10 heads, 1 kv head), 256 dims
 // each: counters say how fast it computes (prefill) and reads its keys and values (decode).
-#include <benchmark/benchmark.h>
-
 #include <vector>
 
+#include "bench/kernels/kernel_bench.h"
 #include "common/compute/attention.h"
 #include "common/compute/bf16.h"
 
@@ -16,13 +15,8 @@ constexpr int64_t kPage = 64;
 struct Context {
   explicit Context(int64_t positions) : count(positions) {
     data.resize(positions / kPage);
-    uint32_t random = 1;
     for (std::vector<uint16_t>& page : data) {
-      page.resize(2 * kPage * kDim);
-      for (uint16_t& value : page) {
-        random = random * 1664525 + 1013904223;
-        value = FloatToBf16(static_cast<float>(static_cast<int32_t>(random)) * 0x1p-31f);
-      }
+      for (const float value : RandomValues(2 * kPage * kDim, 1, rows.size() + 1)) page.push_back(FloatToBf16(value));
       const auto* keys = reinterpret_cast<const std::byte*>(page.data());
       rows.push_back({keys, keys + 2 * kPage * kDim, static_cast<int64_t>(rows.size()) * kPage, kPage});
     }
@@ -50,7 +44,7 @@ void BM_AttendPrefill(benchmark::State& state) {
   const AttentionShape shape = Shape(static_cast<float>(state.range(2)));
   for (auto _ : state) Attend(shape, context.rows, queries.list);
   const double flops = 4.0 * static_cast<double>(state.range(0) * state.range(1)) * kDim;
-  state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
+  SetRate(state, "FLOP/s", flops);
 }
 BENCHMARK(BM_AttendPrefill)
     ->ArgsProduct({{64}, {512, 4096}, {0, 50}})
@@ -71,7 +65,7 @@ void BM_AttendDecode(benchmark::State& state) {
     next = (next + 1) % kSequences;
   }
   const double bytes = 4.0 * static_cast<double>(state.range(1)) * kDim;
-  state.counters["bytes/s"] = benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
+  SetRate(state, "bytes/s", bytes);
 }
 BENCHMARK(BM_AttendDecode)->Args({2, 4096})->Args({10, 4096})->Args({5, 4096})->Args({1, 4096});
 

@@ -1,8 +1,6 @@
 // Products with packed weights at the shapes of Gemma 2 2B and RecurrentGemma 2B: counters say how fast weights pass by
 // and how fast it computes. kF32 is OpenBLAS's SGEMM; the plain reference stands beside it. Weights rotate through more
 // memory than caches hold, as they do in a model.
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -10,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/kernels/kernel_bench.h"
 #include "common/compute/bf16.h"
 #include "common/compute/matmul.h"
 
@@ -36,12 +35,9 @@ class RotatingWeights {
     std::byte* packed = rows.data() + (kPackedAlignment - address % kPackedAlignment) % kPackedAlignment;
     const absl::Status status = PackMatrix(
         pool, precision, kPackedRows, inputs,
-        [](int64_t output, absl::Span<float> row) {
-          uint32_t random = static_cast<uint32_t>(output) + 1;
-          for (float& value : row) {
-            random = random * 1664525 + 1013904223;
-            value = static_cast<float>(static_cast<int32_t>(random)) * 0x1p-36f;
-          }
+        [inputs](int64_t output, absl::Span<float> row) {
+          const std::vector<float> values = RandomValues(inputs, 0x1p-5f, static_cast<uint64_t>(output) + 1);
+          std::copy(values.begin(), values.end(), row.begin());
         },
         packed);
     if (!status.ok()) std::abort();
@@ -67,8 +63,8 @@ std::vector<float> Activations(int64_t count) {
 }
 
 void SetCounters(benchmark::State& state, double bytes, double flops) {
-  state.counters["weights B/s"] = benchmark::Counter(bytes, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["FLOP/s"] = benchmark::Counter(flops, benchmark::Counter::kIsIterationInvariantRate);
+  SetRate(state, "weights B/s", bytes);
+  SetRate(state, "FLOP/s", flops);
 }
 
 void BM_MatMul(benchmark::State& state, WeightPrecision precision) {
@@ -120,8 +116,7 @@ void BM_PackMatrix(benchmark::State& state, WeightPrecision precision) {
         [&](int64_t, absl::Span<float> values) { std::copy(row.begin(), row.end(), values.begin()); }, to.data());
     benchmark::DoNotOptimize(status.ok());
   }
-  state.counters["weights/s"] =
-      benchmark::Counter(static_cast<double>(outputs * inputs), benchmark::Counter::kIsIterationInvariantRate);
+  SetRate(state, "weights/s", static_cast<double>(outputs * inputs));
 }
 BENCHMARK_CAPTURE(BM_PackMatrix, bf16, WeightPrecision::kBf16)->UseRealTime();
 BENCHMARK_CAPTURE(BM_PackMatrix, int8, WeightPrecision::kInt8)->UseRealTime();

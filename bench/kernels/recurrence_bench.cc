@@ -1,8 +1,7 @@
 // RecurrentGemma 2B's convolution and RG-LRU (2560 channels), on one thread: tokens a second of one layer.
-#include <benchmark/benchmark.h>
-
 #include <vector>
 
+#include "bench/kernels/kernel_bench.h"
 #include "common/compute/recurrence.h"
 
 namespace baton {
@@ -11,26 +10,13 @@ namespace {
 constexpr int64_t kChannels = 2560;
 constexpr int kWidth = 4;
 
-std::vector<float> Values(int64_t count, float scale) {
-  std::vector<float> values(count);
-  uint32_t random = 1;
-  for (float& value : values) {
-    random = random * 1664525 + 1013904223;
-    value = scale * static_cast<float>(static_cast<int32_t>(random)) * 0x1p-31f;
-  }
-  return values;
-}
-
-void CountTokens(benchmark::State& state, int64_t tokens) {
-  state.counters["tokens/s"] =
-      benchmark::Counter(static_cast<double>(tokens), benchmark::Counter::kIsIterationInvariantRate);
-}
+void CountTokens(benchmark::State& state, int64_t tokens) { SetRate(state, "tokens/s", static_cast<double>(tokens)); }
 
 struct Conv {
   explicit Conv(int64_t tokens)
-      : taps(Values(kWidth * kChannels, 1)),
-        bias(Values(kChannels, 1)),
-        input(Values(tokens * kChannels, 1)),
+      : taps(RandomValues(kWidth * kChannels, 1)),
+        bias(RandomValues(kChannels, 1)),
+        input(RandomValues(tokens * kChannels, 1)),
         output(tokens * kChannels),
         rounded(tokens * kChannels),
         history((kWidth - 1) * kChannels) {
@@ -66,11 +52,11 @@ BENCHMARK(BM_CausalConvReference)->Arg(1);
 
 struct Lru {
   explicit Lru(int64_t tokens)
-      : decay(Values(kChannels, 1)),
-        recurrence_gate(Values(tokens * kChannels, 2)),
-        input_gate(Values(tokens * kChannels, 2)),
-        x(Values(tokens * kChannels, 1)),
-        branch(Values(tokens * kChannels, 2)),
+      : decay(RandomValues(kChannels, 1)),
+        recurrence_gate(RandomValues(tokens * kChannels, 2)),
+        input_gate(RandomValues(tokens * kChannels, 2)),
+        x(RandomValues(tokens * kChannels, 1)),
+        branch(RandomValues(tokens * kChannels, 2)),
         state(kChannels),
         output(tokens * kChannels) {
     for (float& value : decay) value = -value * value - 1e-3f;
