@@ -1,11 +1,8 @@
 #include "tests/golden/test_checkpoints.h"
 
-#include <stdlib.h>
-
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -34,35 +31,25 @@ absl::StatusOr<TestCheckpoint> TestCheckpoint::Golden(const std::string& name) {
   const std::string in_tree = kGoldenData + name;
   if (std::filesystem::exists(in_tree + "/model.safetensors") ||
       std::filesystem::exists(in_tree + "/model.safetensors.index.json")) {
-    return TestCheckpoint(in_tree, /*temporary=*/false);
+    return TestCheckpoint(in_tree);
   }
   const auto seed = Seeds().find(name);
   if (seed == Seeds().end()) return absl::NotFoundError(absl::StrCat(in_tree, ": neither weights nor a seed"));
 
-  std::string directory = (std::filesystem::temp_directory_path() / "baton-golden-XXXXXX").string();
-  if (mkdtemp(directory.data()) == nullptr) return absl::InternalError("no temporary directory");
-  TestCheckpoint checkpoint(directory, /*temporary=*/true);
+  TestCheckpoint checkpoint(std::make_unique<TemporaryDirectory>());
   SynthOptions options;
   BATON_ASSIGN_OR_RETURN(options.config_text, ReadFile(in_tree + "/config.json"));
   options.config_path = in_tree + "/config.json";
   options.seed = seed->second;
   options.dtype = absl::EndsWith(name, "-bf16") ? TensorType::kBF16 : TensorType::kF32;
-  options.out = directory;
+  options.out = checkpoint.directory();
   options.threads = 1;
   BATON_RETURN_IF_ERROR(WriteSyntheticCheckpoint(options).status());
   return checkpoint;
 }
 
 TestCheckpoint TestCheckpoint::Bundled(const std::string& name) {
-  return TestCheckpoint(std::string(BATON_BUNDLED_MODELS) + "/" + name, /*temporary=*/false);
-}
-
-TestCheckpoint::TestCheckpoint(TestCheckpoint&& other) noexcept
-    : directory_(std::move(other.directory_)), temporary_(std::exchange(other.temporary_, false)) {}
-
-TestCheckpoint::~TestCheckpoint() {
-  std::error_code ignored;
-  if (temporary_) std::filesystem::remove_all(directory_, ignored);
+  return TestCheckpoint(std::string(BATON_BUNDLED_MODELS) + "/" + name);
 }
 
 std::string GoldenPath(const std::string& name) {

@@ -2,9 +2,12 @@
 // the formula of common/model/synth.h: they are written to a temporary directory that goes away with the object.
 #pragma once
 
+#include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
+#include "tests/temporary_directory.h"
 
 namespace baton {
 
@@ -14,17 +17,15 @@ class TestCheckpoint {
   static absl::StatusOr<TestCheckpoint> Golden(const std::string& name);
   // deploy/models/<name>.
   static TestCheckpoint Bundled(const std::string& name);
-  TestCheckpoint(TestCheckpoint&& other) noexcept;
-  TestCheckpoint& operator=(TestCheckpoint&&) = delete;
-  ~TestCheckpoint();
-
   const std::string& directory() const { return directory_; }
 
  private:
-  TestCheckpoint(std::string directory, bool temporary) : directory_(std::move(directory)), temporary_(temporary) {}
+  explicit TestCheckpoint(std::string directory) : directory_(std::move(directory)) {}
+  explicit TestCheckpoint(std::unique_ptr<TemporaryDirectory> temporary)
+      : temporary_(std::move(temporary)), directory_(temporary_->path()) {}
 
+  std::unique_ptr<TemporaryDirectory> temporary_;  // null for those in the tree
   std::string directory_;
-  bool temporary_ = false;
 };
 
 // tests/data/golden/<name>.golden.safetensors; shards share the file of the checkpoint they were cut from.

@@ -2,10 +2,11 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+
+#include "tests/temporary_directory.h"
 
 namespace baton {
 namespace {
@@ -14,20 +15,15 @@ namespace fs = std::filesystem;
 
 class MachineMemoryTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "machine_memory_XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    root_ = pattern;
-    Write("/proc/meminfo", "MemTotal:       24000000 kB\nMemFree:          100000 kB\n");
-  }
-  void TearDown() override { fs::remove_all(root_); }
+  void SetUp() override { Write("/proc/meminfo", "MemTotal:       24000000 kB\nMemFree:          100000 kB\n"); }
 
   void Write(const std::string& path, const std::string& text) const {
     fs::create_directories(fs::path(root_ + path).parent_path());
     std::ofstream(root_ + path) << text;
   }
 
-  std::string root_;
+  const TemporaryDirectory directory_;
+  const std::string& root_ = directory_.path();
 };
 
 constexpr int64_t kTotal = int64_t{24000000} * 1024;

@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -12,6 +11,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "tests/temporary_directory.h"
+
 namespace baton {
 namespace {
 
@@ -19,20 +20,12 @@ using ::testing::HasSubstr;
 
 class MappedFileTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "mapped_file_XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    directory_ = pattern;
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
   std::string Write(const std::string& name, const std::string& text) const {
-    const std::string path = directory_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << text;
-    return path;
+    directory_.Write(name, text);
+    return directory_.File(name);
   }
 
-  std::string directory_;
+  const TemporaryDirectory directory_;
 };
 
 TEST_F(MappedFileTest, MapsAndReadsTheWholeFile) {
@@ -66,10 +59,10 @@ TEST_F(MappedFileTest, TheMappingOutlivesTheName) {
 }
 
 TEST_F(MappedFileTest, WhatIsNotAReadableFileIsRefusedByName) {
-  const std::string pipe = directory_ + "/pipe";
+  const std::string pipe = directory_.File("pipe");
   ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
   const std::pair<std::string, absl::StatusCode> table[] = {
-      {directory_ + "/absent", absl::StatusCode::kNotFound},    {directory_, absl::StatusCode::kInvalidArgument},
+      {directory_.File("absent"), absl::StatusCode::kNotFound}, {directory_.path(), absl::StatusCode::kInvalidArgument},
       {Write("empty", ""), absl::StatusCode::kInvalidArgument}, {pipe, absl::StatusCode::kInvalidArgument},
       {"/dev/null", absl::StatusCode::kInvalidArgument},
   };

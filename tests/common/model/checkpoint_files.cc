@@ -1,10 +1,6 @@
 #include "tests/common/model/checkpoint_files.h"
 
-#include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -12,34 +8,6 @@
 namespace baton {
 
 using nlohmann::json;
-
-TemporaryDirectory::TemporaryDirectory() {
-  std::string pattern = (std::filesystem::temp_directory_path() / "baton_test_XXXXXX").string();
-  BATON_CHECK(mkdtemp(pattern.data()) != nullptr);
-  path_ = pattern;
-}
-
-TemporaryDirectory::~TemporaryDirectory() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
-
-std::string TemporaryDirectory::File(absl::string_view name) const { return absl::StrCat(path_, "/", name); }
-
-void TemporaryDirectory::Write(absl::string_view name, absl::string_view text) const {
-  std::ofstream file(File(name), std::ios::binary | std::ios::trunc);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  file.close();
-  BATON_CHECK(!file.fail());
-}
-
-std::string TemporaryDirectory::Read(absl::string_view name) const {
-  std::ifstream file(File(name), std::ios::binary);
-  BATON_CHECK(file.good());
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
 
 json TinyConfig(ModelFamily family) {
   json config = {

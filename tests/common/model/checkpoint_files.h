@@ -9,24 +9,9 @@
 
 #include "absl/strings/string_view.h"
 #include "common/model/checkpoint.h"
+#include "tests/temporary_directory.h"
 
 namespace baton {
-
-// Removed with everything in it at the end of the test.
-class TemporaryDirectory {
- public:
-  TemporaryDirectory();
-  ~TemporaryDirectory();
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-
-  const std::string& path() const { return path_; }
-  std::string File(absl::string_view name) const;
-  void Write(absl::string_view name, absl::string_view text) const;
-  std::string Read(absl::string_view name) const;
-
- private:
-  std::string path_;
-};
 
 // The smallest configs with every feature of their family.
 nlohmann::json TinyConfig(ModelFamily family);

@@ -4,8 +4,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
-#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -20,6 +18,7 @@
 #include "common/model/synth.h"
 #include "common/model/weights.h"
 #include "common/model/workspace.h"
+#include "tests/temporary_directory.h"
 
 namespace baton {
 namespace {
@@ -53,9 +52,7 @@ int64_t StatusBytes(absl::string_view field) {
 class MemoryTest : public testing::TestWithParam<std::tuple<TensorType, WeightPrecision, bool>> {
  protected:
   static void SetUpTestSuite() {
-    std::string pattern = testing::TempDir() + "memory_XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    directory_ = new std::string(pattern);
+    directory_ = std::make_unique<TemporaryDirectory>();
     for (const TensorType dtype : {TensorType::kF32, TensorType::kBF16}) {
       SynthOptions options;
       options.config_text = kConfig;
@@ -65,16 +62,14 @@ class MemoryTest : public testing::TestWithParam<std::tuple<TensorType, WeightPr
       ASSERT_TRUE(written.ok()) << written.status();
     }
   }
-  static void TearDownTestSuite() { std::filesystem::remove_all(*directory_); }
+  static void TearDownTestSuite() { directory_.reset(); }
 
-  static std::string CheckpointDirectory(TensorType dtype) {
-    return absl::StrCat(*directory_, "/", TensorTypeName(dtype));
-  }
-  static std::string CacheDirectory() { return *directory_ + "/cache"; }
+  static std::string CheckpointDirectory(TensorType dtype) { return directory_->File(TensorTypeName(dtype)); }
+  static std::string CacheDirectory() { return directory_->File("cache"); }
 
-  static std::string* directory_;
+  static std::unique_ptr<TemporaryDirectory> directory_;
 };
-std::string* MemoryTest::directory_ = nullptr;
+std::unique_ptr<TemporaryDirectory> MemoryTest::directory_;
 
 // In a process of its own. 0: as planned; else what went wrong, for a person.
 int LoadAndCompute(const std::string& directory, WeightPrecision weights, const std::string& cache) {

@@ -1,7 +1,6 @@
 // What Model promises its callers, on small synthetic checkpoints of all three families. That the numbers are the right
 // ones is tests/golden's business.
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
 #include <cstring>
 #include <filesystem>
@@ -16,24 +15,17 @@
 #include "common/model/model.h"
 #include "common/model/synth.h"
 #include "tests/common/model/checkpoint_files.h"
+#include "tests/temporary_directory.h"
 
 namespace baton {
 namespace {
 
 // One checkpoint directory per (golden config, element type), for all tests of the program.
 const std::string& CheckpointDirectory(const std::string& config_name, TensorType dtype) {
-  struct Directories {
-    ~Directories() {
-      std::error_code ignored;
-      for (const auto& [key, path] : paths) std::filesystem::remove_all(path, ignored);
-    }
-    std::map<std::string, std::string> paths;
-  };
-  static Directories directories;
-  std::string& path = directories.paths[absl::StrCat(config_name, TensorTypeName(dtype))];
-  if (!path.empty()) return path;
-  path = (std::filesystem::temp_directory_path() / "baton-model-XXXXXX").string();
-  EXPECT_NE(mkdtemp(path.data()), nullptr);
+  static std::map<std::string, TemporaryDirectory> directories;
+  const auto [directory, fresh] = directories.try_emplace(absl::StrCat(config_name, TensorTypeName(dtype)));
+  const std::string& path = directory->second.path();
+  if (!fresh) return path;
   SynthOptions options;
   options.config_text = *ReadFile(absl::StrCat(BATON_TEST_DATA, "/golden/", config_name, "/config.json"));
   options.seed = 7;

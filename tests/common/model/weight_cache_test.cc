@@ -25,6 +25,7 @@
 #include "common/base/mapped_file.h"
 #include "common/model/model.h"
 #include "common/model/synth.h"
+#include "tests/temporary_directory.h"
 
 namespace baton {
 namespace {
@@ -39,17 +40,11 @@ using testing::Not;
 
 class WeightCacheTest : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = testing::TempDir() + "weight_cache_XXXXXX";
-    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
-    directory_ = pattern;
-    cache_ = directory_ + "/made/when/needed";
-    WriteCheckpoint(1);
-  }
+  void SetUp() override { WriteCheckpoint(1); }
+  // A directory that nobody may write to can't be removed either.
   void TearDown() override {
     std::error_code ignored;
     fs::permissions(cache_, fs::perms::owner_all, ignored);
-    fs::remove_all(directory_, ignored);
   }
 
   // Over what is there.
@@ -64,7 +59,7 @@ class WeightCacheTest : public testing::Test {
     ASSERT_TRUE(written.ok()) << written.status();
   }
 
-  std::string checkpoint() const { return directory_ + "/model"; }
+  std::string checkpoint() const { return directory_.File("model"); }
   std::string WeightsFile() const { return checkpoint() + "/model.safetensors"; }
 
   ModelOptions Options(WeightPrecision weights = WeightPrecision::kInt8) {
@@ -138,8 +133,8 @@ class WeightCacheTest : public testing::Test {
     return found;
   }
 
-  std::string directory_;
-  std::string cache_;
+  const TemporaryDirectory directory_;
+  std::string cache_ = directory_.File("made/when/needed");
   std::vector<std::string> notices_;
 };
 
@@ -270,8 +265,8 @@ TEST_F(WeightCacheTest, ATouchedFileIsCheckedAndKept) {
 
 TEST_F(WeightCacheTest, UnusableDirectoriesMeanMemory) {
   const std::vector<float> want = LogitsWithoutCache();
-  std::ofstream(directory_ + "/file") << "in the way";
-  cache_ = directory_ + "/file/cache";
+  directory_.Write("file", "in the way");
+  cache_ = directory_.File("file/cache");
   EXPECT_EQ(Logits(*Load()), want);
   EXPECT_THAT(NoticesOf("weight_cache_failed"), ElementsAre(AllOf(HasSubstr(cache_), HasSubstr("--cache-dir"))));
   cache_ = "/proc/baton";
