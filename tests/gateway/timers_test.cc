@@ -16,13 +16,16 @@ TEST(TimersTest, RunsInOrderOfTime) {
   Timers timers;
   std::vector<int> order;
   std::promise<void> done;
-  const Clock::time_point now = Clock::now();
-  timers.At(now + std::chrono::milliseconds(30), [&] {
-    order.push_back(3);
-    done.set_value();
+  // Set from the timers' thread, so that none of them can run before all are set.
+  timers.Post([&] {
+    const Clock::time_point now = Clock::now();
+    timers.At(now + std::chrono::milliseconds(3), [&] {
+      order.push_back(3);
+      done.set_value();
+    });
+    timers.At(now + std::chrono::milliseconds(1), [&] { order.push_back(1); });
+    timers.At(now + std::chrono::milliseconds(2), [&] { order.push_back(2); });
   });
-  timers.At(now + std::chrono::milliseconds(10), [&] { order.push_back(1); });
-  timers.At(now + std::chrono::milliseconds(20), [&] { order.push_back(2); });
   done.get_future().wait();
   EXPECT_THAT(order, ElementsAre(1, 2, 3));
 }
@@ -31,17 +34,20 @@ TEST(TimersTest, PostedCallbacksKeepTheirOrderAndMayPostMore) {
   Timers timers;
   std::vector<int> order;
   std::promise<void> done;
+  // All posts come from the timers' thread, so that none of them can run before the next one is posted.
   timers.Post([&] {
-    order.push_back(1);
     timers.Post([&] {
-      order.push_back(3);
-      done.set_value();
+      order.push_back(2);
+      timers.Post([&] {
+        order.push_back(4);
+        done.set_value();
+      });
     });
+    timers.Post([&] { order.push_back(3); });
+    order.push_back(1);
   });
-  timers.Post([&] { order.push_back(2); });
   done.get_future().wait();
-  EXPECT_EQ(order.size(), 3u);
-  EXPECT_EQ(order.front(), 1);
+  EXPECT_THAT(order, ElementsAre(1, 2, 3, 4));
 }
 
 TEST(TimersTest, CancelledOnesNeverRun) {
