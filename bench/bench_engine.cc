@@ -9,6 +9,7 @@
 #include <fstream>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include <CLI/CLI.hpp>
 
@@ -53,7 +54,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
       ->delimiter(',')
       ->check(CLI::Range(0, kMost))
       ->capture_default_str();
-  app.add_option("--context", options.contexts, "tokens before the first decode step, e.g. 128,8192")
+  app.add_option("--context", options.contexts,
+                 "tokens before the first decode step; of several, e.g. 128,8192, the steps are timed in turn")
       ->delimiter(',')
       ->check(CLI::Range(1, kMost))
       ->capture_default_str();
@@ -81,6 +83,19 @@ absl::Status WriteText(const std::string& path, const std::string& text) {
 void Print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);  // figures take long: each is shown when it is there
+}
+
+// For every batch size, how the longer contexts compare with the first one.
+void PrintContextRatios(const std::vector<EngineResult>& results) {
+  const EngineResult* first = nullptr;
+  for (const EngineResult& result : results) {
+    if (result.phase != EngineResult::Phase::kDecode) continue;
+    if (first == nullptr || first->batch != result.batch) {
+      first = &result;
+    } else {
+      Print(ContextLine(result, *first));
+    }
+  }
 }
 
 absl::Status Run(Flags& flags) {
@@ -113,6 +128,7 @@ absl::Status Run(Flags& flags) {
     Print(TableLine(result, model->compute()));
     run.results.push_back(result);
   }));
+  PrintContextRatios(run.results);
   run.after = meter.last();
   Print(LimitsLine("after", run.after));
   if (flags.json_file.empty()) return absl::OkStatus();

@@ -52,12 +52,63 @@ class EngineBench {
       BATON_ASSIGN_OR_RETURN(SequenceState state, MakeState(prompt, options_.chunk_tokens));
       const Clock::time_point start = Clock::now();
       Feed(state, prompt);
-      EndPass(start, result);
+      const double seconds = SecondsSince(start);
+      result.passes.push_back({seconds, LimitsAround()});
     }
     return result;
   }
 
-  absl::StatusOr<EngineResult> Decode(int batch, int context) {
+  // One result per context. Steps alternate between the contexts, and with reads of memory, so that a machine whose
+  // speed changes within a second slows all alike.
+  absl::StatusOr<std::vector<EngineResult>> Decode(int batch) {
+    const size_t contexts = options_.contexts.size();
+    std::vector<EngineResult> results(contexts);
+    std::vector<std::vector<SequenceState>> states(contexts);
+    std::vector<float> logits(static_cast<size_t>(batch * model_.config().vocab_size));
+    for (size_t c = 0; c < contexts; ++c) {
+      const int context = options_.contexts[c];
+      BATON_ASSIGN_OR_RETURN(states[c], MakeBatch(batch, context));
+      Step(states[c], logits);  // touches everything once
+      results[c].phase = EngineResult::Phase::kDecode;
+      results[c].batch = batch;
+      results[c].context = context;
+      results[c].tokens = int64_t{batch} * options_.decode_steps;
+      results[c].bound = DecodeBound(batch, context);
+    }
+    std::vector<double> seconds(contexts);
+    // Before the first step and after each one.
+    const double reads = 1 + static_cast<double>(options_.decode_steps) * static_cast<double>(contexts);
+    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
+      std::fill(seconds.begin(), seconds.end(), 0);
+      double read_seconds_per_byte = 1 / meter_.SustainedRead();
+      for (int step = 0; step < options_.decode_steps; ++step) {
+        for (size_t c = 0; c < contexts; ++c) {
+          const Clock::time_point start = Clock::now();
+          Step(states[c], logits);
+          seconds[c] += SecondsSince(start);
+          read_seconds_per_byte += 1 / meter_.SustainedRead();
+        }
+      }
+      MachineLimits limits = LimitsAround();
+      limits.read_bytes_per_second = reads / read_seconds_per_byte;
+      for (size_t c = 0; c < contexts; ++c) results[c].passes.push_back({seconds[c], limits});
+    }
+    return results;
+  }
+
+ private:
+  static double SecondsSince(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  }
+
+  // Of a pass that has just ended.
+  MachineLimits LimitsAround() {
+    const MachineLimits before = meter_.last();
+    return Mean(before, meter_.Measure());
+  }
+
+  // Sequences that hold `context` tokens each.
+  absl::StatusOr<std::vector<SequenceState>> MakeBatch(int batch, int context) {
     std::vector<SequenceState> states;
     BATON_ASSIGN_OR_RETURN(SequenceState first, MakeState(DecodedTokens(options_), options_.chunk_tokens));
     Feed(first, context);
@@ -66,28 +117,7 @@ class EngineBench {
       states.push_back(std::move(copy));
     }
     states.push_back(std::move(first));
-
-    EngineResult result;
-    result.phase = EngineResult::Phase::kDecode;
-    result.batch = batch;
-    result.context = context;
-    result.tokens = int64_t{batch} * options_.decode_steps;
-    result.bound = DecodeBound(batch, context);
-    std::vector<float> logits(static_cast<size_t>(batch * model_.config().vocab_size));
-    Step(states, logits);  // touches everything once
-    for (int repeat = 0; repeat < options_.repeats; ++repeat) {
-      const Clock::time_point start = Clock::now();
-      for (int step = 0; step < options_.decode_steps; ++step) Step(states, logits);
-      EndPass(start, result);
-    }
-    return result;
-  }
-
- private:
-  void EndPass(Clock::time_point start, EngineResult& result) {
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    const MachineLimits before = meter_.last();
-    result.passes.push_back({seconds, Mean(before, meter_.Measure())});
+    return states;
   }
 
   absl::StatusOr<SequenceState> MakeState(int64_t tokens, int run_tokens) {
@@ -190,6 +220,12 @@ double EngineResult::RatioToBound(ComputeMode compute) const {
   return Median(std::move(ratios));
 }
 
+double EngineResult::SpeedOf(const EngineResult& other) const {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < passes.size(); ++i) ratios.push_back(other.passes[i].seconds / passes[i].seconds);
+  return Median(std::move(ratios));
+}
+
 MachineLimits EngineResult::Limits() const {
   std::vector<EnginePass> sorted = passes;
   const auto middle = sorted.begin() + static_cast<int64_t>(sorted.size() / 2);
@@ -214,11 +250,9 @@ absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, Mac
     BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Prefill(prompt));
     report(result);
   }
-  for (const int context : options.contexts) {
-    for (const int batch : options.batches) {
-      BATON_ASSIGN_OR_RETURN(const EngineResult result, bench.Decode(batch, context));
-      report(result);
-    }
+  for (const int batch : options.batches) {
+    BATON_ASSIGN_OR_RETURN(const std::vector<EngineResult> results, bench.Decode(batch));
+    for (const EngineResult& result : results) report(result);
   }
   return absl::OkStatus();
 }

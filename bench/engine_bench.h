@@ -52,7 +52,8 @@ struct EngineResult {
   int context = 0;     // kDecode: tokens before the first step
   int64_t tokens = 0;  // of one pass
   Bound bound;         // of one pass
-  // Each with what the machine could do right before and right after it.
+  // Each with what the machine could do right before and right after it; the read bandwidth of a decode pass was
+  // measured between its steps.
   std::vector<EnginePass> passes;
 
   // Tokens per second.
@@ -61,6 +62,9 @@ struct EngineResult {
   double MaxRate() const;
   // Median over the passes of the time the bound allows, divided by the time taken.
   double RatioToBound(ComputeMode compute) const;
+  // Median over the passes of this speed divided by the other's, for decode of one batch size: step by step the two
+  // were timed in turn.
+  double SpeedOf(const EngineResult& other) const;
   // Of the pass with the median time.
   MachineLimits Limits() const;
 };
@@ -68,7 +72,8 @@ struct EngineResult {
 // INVALID_ARGUMENT when a prompt or context is beyond what the model takes.
 absl::Status CheckEngineBench(const Model& model, const EngineBenchOptions& options);
 
-// Measures the machine after each pass (`meter` has done so right before), and calls `report` after each figure.
+// Measures the machine after each pass (`meter` has done so right before), and calls `report` after each figure. Decode
+// figures come by batch size, then in the order of options.contexts.
 //   INVALID_ARGUMENT    as CheckEngineBench
 //   RESOURCE_EXHAUSTED  states that don't fit half of memory
 absl::Status RunEngineBench(Model& model, const EngineBenchOptions& options, MachineMeter& meter,

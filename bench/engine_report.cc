@@ -99,6 +99,11 @@ std::string TableLine(const EngineResult& result, ComputeMode compute) {
                          PeakFlops(limits, compute) / 1e9);
 }
 
+std::string ContextLine(const EngineResult& result, const EngineResult& first) {
+  return absl::StrFormat("%-8s batch %d: context %d at %.1f %% of the speed of context %d, step by step in turn\n",
+                         "decode", result.batch, result.context, 100 * result.SpeedOf(first), first.context);
+}
+
 std::string ReportJson(const EngineRun& run, const Model& model) {
   ordered_json results = ordered_json::array();
   for (const EngineResult& result : run.results) results.push_back(ResultJson(result, model.compute()));

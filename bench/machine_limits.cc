@@ -38,20 +38,16 @@ PageBlock MakeReadBuffer(ThreadPool& pool, int64_t wanted_bytes) {
   return std::move(*buffer);
 }
 
-double MeasureRead(ThreadPool& pool, const PageBlock& buffer, double seconds) {
-  const absl::Span<const std::byte> bytes(buffer.data(), buffer.bytes());
-  if (bytes.empty()) return 0;
+// One contiguous part a thread: the prefetchers then see long streams.
+void ReadAll(ThreadPool& pool, absl::Span<const std::byte> bytes) {
   const int64_t blocks = static_cast<int64_t>(bytes.size()) / kReadBlock;
-  // One contiguous part a thread: the prefetchers then see long streams.
   const int64_t parts = pool.threads();
-  return BestRate(static_cast<double>(bytes.size()), seconds, [&] {
-    pool.ParallelFor(parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) {
-        const int64_t first = blocks * part / parts * kReadBlock;
-        const int64_t last = blocks * (part + 1) / parts * kReadBlock;
-        sink += StreamRead(bytes.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)));
-      }
-    });
+  pool.ParallelFor(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {
+      const int64_t first = blocks * part / parts * kReadBlock;
+      const int64_t last = blocks * (part + 1) / parts * kReadBlock;
+      sink += StreamRead(bytes.subspan(static_cast<size_t>(first), static_cast<size_t>(last - first)));
+    }
   });
 }
 
@@ -81,12 +77,26 @@ MachineMeter::MachineMeter(const MachineLimitsOptions& options)
   Measure();
 }
 
+double MachineMeter::SustainedRead() {
+  if (read_buffer_.bytes() == 0) return 0;
+  return SustainedRate(static_cast<double>(read_buffer_.bytes()), options_.seconds_per_figure, [this] {
+    ReadAll(pool_, {read_buffer_.data(), read_buffer_.bytes()});
+  });
+}
+
+double MachineMeter::BestRead() {
+  if (read_buffer_.bytes() == 0) return 0;
+  return BestRate(static_cast<double>(read_buffer_.bytes()), options_.seconds_per_figure, [this] {
+    ReadAll(pool_, {read_buffer_.data(), read_buffer_.bytes()});
+  });
+}
+
 const MachineLimits& MachineMeter::Measure() {
   const double seconds = options_.seconds_per_figure;
   const PeakKernel float_kernel = BestFloatKernel();
   const PeakKernel bf16_kernel = BestBf16Kernel();
   last_.threads = pool_.threads();
-  last_.read_bytes_per_second = MeasureRead(pool_, read_buffer_, seconds);
+  last_.read_bytes_per_second = BestRead();
   last_.float_kernel = float_kernel.name;
   last_.bf16_kernel = bf16_kernel.name;
   last_.float_flops = MeasureKernel(pool_, float_kernel, seconds);

@@ -58,8 +58,12 @@ class MachineMeter {
 
   const MachineLimits& last() const { return last_; }
   const MachineLimits& Measure();
+  // Read bandwidth over a short time, slow moments included: what work that takes as long could have had.
+  double SustainedRead();
 
  private:
+  double BestRead();
+
   const MachineLimitsOptions options_;
   ThreadPool pool_;
   PageBlock read_buffer_;  // empty: no memory for it, and no figure

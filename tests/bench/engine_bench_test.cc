@@ -60,6 +60,15 @@ TEST(MachineLimitsTest, MeanIsOfEachFigure) {
   EXPECT_DOUBLE_EQ(mean.sgemm_flops, 100e9);
 }
 
+TEST(EngineResultTest, SpeedOfAnotherIsTheMedianOverThePasses) {
+  EngineResult fast;
+  fast.passes = {{1.0, {}}, {2.0, {}}, {1.0, {}}};
+  EngineResult slow;
+  slow.passes = {{2.0, {}}, {4.0, {}}, {5.0, {}}};
+  EXPECT_DOUBLE_EQ(slow.SpeedOf(fast), 0.5);
+  EXPECT_DOUBLE_EQ(fast.SpeedOf(slow), 2.0);
+}
+
 class EngineBenchTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
@@ -84,10 +93,13 @@ TEST_P(EngineBenchTest, ReportsEveryFigureWithItsBound) {
   EXPECT_EQ(run.results[1].prompt, 20);
   EXPECT_EQ(run.results[1].tokens, 20);
   EXPECT_EQ(run.results[1].bound.flops, PrefillFlops(model_->config(), 20));
-  EXPECT_EQ(run.results[3].batch, 3);
-  EXPECT_EQ(run.results[3].tokens, 6);
-  EXPECT_EQ(run.results[3].context, 2);
+  EXPECT_EQ(run.results[3].batch, 1);
+  EXPECT_EQ(run.results[3].context, 7);
+  EXPECT_EQ(run.results[4].batch, 3);
+  EXPECT_EQ(run.results[4].tokens, 6);
+  EXPECT_EQ(run.results[4].context, 2);
   EXPECT_EQ(run.results[5].context, 7);
+  EXPECT_THAT(ContextLine(run.results[5], run.results[4]), testing::HasSubstr("batch 3: context 7 at "));
   for (const EngineResult& result : run.results) {
     ASSERT_EQ(result.passes.size(), 3u);
     EXPECT_LE(result.MinRate(), result.MedianRate());
