@@ -13,10 +13,10 @@
 #endif
 
 #include "bench/best_rate.h"
+#include "common/base/pages.h"
 #include "common/base/status_macros.h"
 #include "common/compute/bf16.h"
 #include "common/compute/matmul.h"
-#include "common/state/aligned_block.h"
 
 namespace baton {
 namespace {
@@ -45,11 +45,12 @@ std::vector<float> Values(int64_t count) {
 }
 
 // One group of outputs, packed and repeated.
-AlignedBlock RepeatedWeights(ThreadPool& pool, WeightPrecision precision, const Shape& shape) {
+PageBlock RepeatedWeights(ThreadPool& pool, WeightPrecision precision, const Shape& shape) {
   const int64_t group_bytes = PackedBytes(precision, kGroupOutputs, shape.inputs);
-  AlignedBlock storage;
-  std::byte* packed = storage.GetOrAllocate(static_cast<size_t>(group_bytes * shape.outputs / kGroupOutputs));
-  BATON_CHECK(packed != nullptr);
+  absl::StatusOr<PageBlock> storage =
+      PageBlock::Allocate(static_cast<size_t>(group_bytes * shape.outputs / kGroupOutputs));
+  BATON_CHECK(storage.ok());
+  std::byte* packed = storage->data();
   const absl::Status packing = PackMatrix(
       pool, precision, kGroupOutputs, shape.inputs,
       [&](int64_t output, absl::Span<float> row) {
@@ -60,14 +61,14 @@ AlignedBlock RepeatedWeights(ThreadPool& pool, WeightPrecision precision, const 
   for (int64_t group = 1; group < shape.outputs / kGroupOutputs; ++group) {
     std::copy(packed, packed + group_bytes, packed + group * group_bytes);
   }
-  return storage;
+  return *std::move(storage);
 }
 
 }  // namespace
 
 std::vector<Product> PackedProducts(ThreadPool& pool, WeightPrecision precision, int64_t rows) {
   struct Operands {
-    AlignedBlock weights;
+    PageBlock weights;
     std::vector<float> x, y;
   };
   std::vector<Product> products;

@@ -41,6 +41,8 @@ DecodeMetrics::DecodeMetrics(Metrics* metrics, const std::string& model, const M
       budget_(budget),
       state_bytes_used_(
           metrics->AddGauge("baton_state_bytes_used", "State memory reserved, in bytes.", {{"model", model}})),
+      state_bytes_idle_(metrics->AddGauge("baton_state_bytes_idle", "Memory of released pages, kept to be used again.",
+                                          {{"model", model}})),
       state_usage_ratio_(metrics->AddGauge("baton_state_usage_ratio", "State memory reserved, as a part of all.",
                                            {{"model", model}})) {
   metrics->AddGauge("baton_state_bytes_limit", "State memory in all, in bytes.", {{"model", model}})
@@ -53,6 +55,7 @@ void DecodeMetrics::UpdateStateBytes() {
   const double used = static_cast<double>(budget_->used());
   const double total = static_cast<double>(budget_->total());
   state_bytes_used_.Set(used);
+  state_bytes_idle_.Set(static_cast<double>(budget_->idle_bytes()));
   state_usage_ratio_.Set(total > 0 ? used / total : 0);
 }
 

@@ -43,6 +43,7 @@ struct DecodeMetrics {
   // So that an older figure never overwrites a newer one.
   absl::Mutex state_bytes_mutex_;
   prometheus::Gauge& state_bytes_used_ ABSL_GUARDED_BY(state_bytes_mutex_);
+  prometheus::Gauge& state_bytes_idle_ ABSL_GUARDED_BY(state_bytes_mutex_);
   prometheus::Gauge& state_usage_ratio_ ABSL_GUARDED_BY(state_bytes_mutex_);
 };
 

@@ -50,6 +50,8 @@ PrefillMetrics::PrefillMetrics(Metrics* metrics, const std::string& model)
           metrics->AddHistogram("baton_step_sequences", "Sequences in one step.", CountBuckets(), {{"model", model}})),
       state_bytes_used(metrics->AddGauge("baton_state_bytes_used", "Reserved state memory.", {{"model", model}})),
       state_bytes_limit(metrics->AddGauge("baton_state_bytes_limit", "Budget of state memory.", {{"model", model}})),
+      state_bytes_idle(metrics->AddGauge("baton_state_bytes_idle", "Memory of released pages, kept to be used again.",
+                                         {{"model", model}})),
       state_usage_ratio(
           metrics->AddGauge("baton_state_usage_ratio", "Used / total state memory, 0 to 1.", {{"model", model}})),
       finished_done(metrics->AddCounter(kFinished, kFinishedHelp, {{"model", model}, {"reason", "done"}})),
@@ -62,6 +64,7 @@ void PrefillMetrics::SetState(const MemoryBudget& budget) {
   const int64_t total = budget.total();
   state_bytes_used.Set(static_cast<double>(used));
   state_bytes_limit.Set(static_cast<double>(total));
+  state_bytes_idle.Set(static_cast<double>(budget.idle_bytes()));
   state_usage_ratio.Set(total > 0 ? static_cast<double>(used) / static_cast<double>(total) : 0);
 }
 

@@ -36,6 +36,7 @@ struct PrefillMetrics {
 
   prometheus::Gauge& state_bytes_used;
   prometheus::Gauge& state_bytes_limit;
+  prometheus::Gauge& state_bytes_idle;
   prometheus::Gauge& state_usage_ratio;
 
   prometheus::Counter& finished_done;

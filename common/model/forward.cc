@@ -32,6 +32,7 @@ ForwardPass::ForwardPass(const ModelConfig& config, const ModelWeights& weights,
       rope_(config.rope_theta, config.rotary_dim) {}
 
 void ForwardPass::Run(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer) {
+  for (const SequenceRun& run : runs) run.state->PrepareRun(static_cast<int64_t>(run.tokens.size()));
   PlanRows(runs);
   rope_.Prepare(pool_, positions_);
   float* x = residual_.Resize(rows_, config_.hidden_size);  // the residual stream

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <map>
 
 #include "absl/strings/str_format.h"
@@ -80,6 +81,7 @@ Load LoadReporter::Snapshot() const {
 }
 
 StateBytes MakeStateBytes(const StateLayout& layout) {
+  constexpr int64_t kMaxTokens = std::numeric_limits<int64_t>::max();
   int64_t fixed = 0;
   std::map<int64_t, int64_t> per_token_by_limit;
   const int64_t element = ElementBytes(layout.element);
@@ -90,7 +92,7 @@ StateBytes MakeStateBytes(const StateLayout& layout) {
         per_token_by_limit[0] += row;
         break;
       case LayerStateSpec::Kind::kWindowKv:
-        per_token_by_limit[layer.visible_keys + layout.max_run_tokens - 1] += row;
+        per_token_by_limit[layout.KvPages(layer, kMaxTokens) * layout.page_tokens] += row;
         break;
       case LayerStateSpec::Kind::kRecurrent:
         fixed += layout.LayerBytes(layer, 1);

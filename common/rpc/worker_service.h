@@ -72,7 +72,7 @@ struct WorkerIdentity {
 // `layout`: of the states this worker makes.
 worker::v1::WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, const StateLayout& layout);
 
-// The bytes of a state as a function of its length: see the message. Never more than a page per global layer below
+// The bytes of a state as a function of its length: see the message. Never more than a page per KV layer below
 // layout.BytesFor(n).
 worker::v1::StateBytes MakeStateBytes(const StateLayout& layout);
 

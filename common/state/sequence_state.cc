@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,8 @@
 namespace baton {
 namespace {
 
+using Kind = LayerStateSpec::Kind;
+
 void StoreRow(const float* from, int64_t count, ElementType element, std::byte* to) {
   if (element == ElementType::kF32) {
     std::memcpy(to, from, count * sizeof(float));
@@ -20,92 +23,321 @@ void StoreRow(const float* from, int64_t count, ElementType element, std::byte* 
   StoreAsBf16(from, count, reinterpret_cast<uint16_t*>(to));
 }
 
-absl::Status OutOfMemory(int64_t bytes) {
-  return absl::ResourceExhaustedError(absl::StrCat("the system refused memory for a sequence state of ", bytes,
-                                                   " bytes; lower --memory to what the machine has"));
+absl::Status OutOfMemory() {
+  return absl::ResourceExhaustedError(
+      "the system refused memory for a sequence state; lower --memory to what the machine has");
+}
+
+absl::Status CheckRoom(int64_t max_tokens, int64_t position) {
+  if (max_tokens >= std::max<int64_t>(position, 1)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("a state at position ", position, " does not fit a sequence of ", max_tokens, " tokens"));
 }
 
 }  // namespace
+
+SequenceState SequenceState::MakeEmpty(std::shared_ptr<const StateLayout> layout, int64_t max_tokens,
+                                       int64_t position) {
+  SequenceState state;
+  state.max_tokens_ = max_tokens;
+  state.position_ = position;
+  state.layers_.resize(layout->layers.size());
+  for (size_t i = 0; i < layout->layers.size(); ++i) {
+    const LayerStateSpec& spec = layout->layers[i];
+    Layer& layer = state.layers_[i];
+    layer.kind = spec.kind;
+    if (spec.kind == Kind::kRecurrent) continue;
+    layer.page_bytes = layout->PageBytes(spec);
+    layer.row_bytes = spec.head_dim * ElementBytes(layout->element);
+    layer.total_pages = (max_tokens - 1) / layout->page_tokens + 1;
+    layer.first_own = position / layout->page_tokens;
+    layer.reserved = std::min(layout->KvPages(spec, max_tokens), layer.total_pages - layer.first_own);
+  }
+  state.layout_ = std::move(layout);
+  return state;
+}
+
+absl::Status SequenceState::MakeTables(MemoryReservation reservation) {
+  reservation_ = std::move(reservation);
+  try {
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      if (layers_[i].kind == Kind::kRecurrent) continue;
+      layers_[i].slots.resize(layout_->KvPages(layout_->layers[i], max_tokens_));
+    }
+  } catch (const std::exception&) {  // bad_alloc or length_error: a budget far beyond the machine
+    return OutOfMemory();
+  }
+  return absl::OkStatus();
+}
 
 absl::StatusOr<SequenceState> SequenceState::Create(std::shared_ptr<const StateLayout> layout, MemoryBudget& budget,
                                                     int64_t max_tokens) {
   if (max_tokens < 1) {
     return absl::InvalidArgumentError(absl::StrCat("a sequence has at least one token, not ", max_tokens));
   }
-  const int64_t bytes = layout->BytesFor(max_tokens);
-  SequenceState state;
-  BATON_ASSIGN_OR_RETURN(state.reservation_, budget.Reserve(bytes));
-  state.max_tokens_ = max_tokens;
-  state.layers_.resize(layout->layers.size());
-  for (size_t i = 0; i < layout->layers.size(); ++i) {
-    const LayerStateSpec& spec = layout->layers[i];
-    Layer& layer = state.layers_[i];
-    layer.kind = spec.kind;
-    if (spec.kind == LayerStateSpec::Kind::kGlobalKv) {
-      layer.block_slots = layout->page_tokens;
-      layer.block_bytes = layout->PageBytes(spec);
-      try {
-        layer.blocks.resize((max_tokens - 1) / layout->page_tokens + 1);
-      } catch (const std::exception&) {  // bad_alloc or length_error: a budget far beyond the machine
-        return OutOfMemory(bytes);
-      }
-    } else {
-      if (spec.kind == LayerStateSpec::Kind::kWindowKv) layer.block_slots = layout->RingSlots(spec, max_tokens);
-      layer.block_bytes = layout->LayerBytes(spec, max_tokens);
-      layer.blocks.resize(1);
-      std::byte* data = layer.blocks[0].GetOrAllocate(layer.block_bytes);
-      if (data == nullptr) return OutOfMemory(bytes);
-      if (spec.kind == LayerStateSpec::Kind::kRecurrent) std::memset(data, 0, layer.block_bytes);
-    }
-    layer.row_bytes = spec.head_dim * ElementBytes(layout->element);
+  BATON_ASSIGN_OR_RETURN(MemoryReservation reservation, budget.Reserve(layout->BytesFor(max_tokens)));
+  SequenceState state = MakeEmpty(std::move(layout), max_tokens, /*position=*/0);
+  BATON_RETURN_IF_ERROR(state.MakeTables(std::move(reservation)));
+  for (size_t i = 0; i < state.layers_.size(); ++i) {
+    const LayerStateSpec& spec = state.layout_->layers[i];
+    if (spec.kind != Kind::kRecurrent) continue;
+    PageRef page = state.reservation_.TakePage(state.layout_->RecurrentBytes(spec));
+    if (!page) return OutOfMemory();
+    std::memset(page.data(), 0, page.bytes());
+    state.layers_[i].recurrent = std::move(page);
   }
-  state.layout_ = std::move(layout);
   return state;
 }
 
-absl::StatusOr<SequenceState> SequenceState::DeepCopy(MemoryBudget& budget) const {
-  BATON_ASSIGN_OR_RETURN(SequenceState copy, Create(layout_, budget, max_tokens_));
-  for (size_t i = 0; i < layers_.size(); ++i) {
-    const Layer& from = layers_[i];
-    Layer& to = copy.layers_[i];
-    if (from.kind == LayerStateSpec::Kind::kWindowKv) {
-      // Only slots that were written: the rest of a young ring holds nothing.
-      const int64_t live_bytes = std::min(position_, from.block_slots) * from.row_bytes;
-      const int64_t head_bytes = from.block_slots * from.row_bytes;
-      for (int64_t head = 0; head < 2 * layout_->layers[i].kv_heads; ++head) {
-        std::memcpy(to.blocks[0].data() + head * head_bytes, from.blocks[0].data() + head * head_bytes, live_bytes);
-      }
-      continue;
-    }
-    for (size_t block = 0; block < from.blocks.size(); ++block) {
-      if (from.blocks[block].data() == nullptr) continue;
-      std::byte* data = to.blocks[block].GetOrAllocate(to.block_bytes);
-      BATON_CHECK(data != nullptr);
-      std::memcpy(data, from.blocks[block].data(), from.block_bytes);
-    }
+absl::StatusOr<SequenceState> SequenceState::FromSnapshot(const StateSnapshot& snapshot, MemoryBudget& budget,
+                                                          int64_t max_tokens) {
+  BATON_RETURN_IF_ERROR(CheckRoom(max_tokens, snapshot.position));
+  SequenceState state = MakeEmpty(snapshot.layout, max_tokens, snapshot.position);
+  BATON_ASSIGN_OR_RETURN(MemoryReservation reservation, budget.Reserve(state.ReservedKvBytes()));
+  BATON_RETURN_IF_ERROR(reservation.Grow(state.RecurrentBytes()));
+  BATON_RETURN_IF_ERROR(state.MakeTables(std::move(reservation)));
+  state.AdoptPages(snapshot);
+  for (size_t i = 0; i < state.layers_.size(); ++i) {
+    const PageRef& from = snapshot.layers[i].recurrent;
+    if (!from) continue;
+    PageRef page = state.reservation_.TakePage(from.bytes());
+    if (!page) return OutOfMemory();
+    std::memcpy(page.data(), from.data(), from.bytes());
+    state.layers_[i].recurrent = std::move(page);
   }
-  copy.position_ = position_;
-  return copy;
+  return state;
 }
 
-SequenceState::Slot SequenceState::Locate(int layer, int64_t position) const {
+absl::StatusOr<SequenceState> SequenceState::Fork(MemoryBudget& budget, int64_t max_tokens) {
+  BATON_RETURN_IF_ERROR(CheckRoom(max_tokens, position_));
+  SequenceState fork = MakeEmpty(layout_, max_tokens, position_);
+  BATON_ASSIGN_OR_RETURN(MemoryReservation reservation, budget.Reserve(fork.ReservedKvBytes()));
+  BATON_RETURN_IF_ERROR(fork.MakeTables(std::move(reservation)));
+  BATON_ASSIGN_OR_RETURN(StateSnapshot snapshot, Snapshot());
+  fork.AdoptPages(snapshot);
+  for (size_t i = 0; i < layers_.size(); ++i) fork.layers_[i].recurrent = std::move(snapshot.layers[i].recurrent);
+  return fork;
+}
+
+absl::StatusOr<StateSnapshot> SequenceState::Snapshot() {
+  const int64_t first_own = position_ / layout_->page_tokens;
+  const bool last_is_full = position_ % layout_->page_tokens == 0;
+  const auto becomes_shared = [&](const Slot& slot) {
+    return slot.index >= 0 && (slot.index < first_own || (slot.index == first_own && !last_is_full));
+  };
+
+  // What each layer must have reserved once its pages are shared.
+  std::vector<int64_t> reserved(layers_.size(), 0);
+  int64_t more = RecurrentBytes();
+  int64_t less = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    if (layer.kind == Kind::kRecurrent) continue;
+    const auto stays_own = [&](const Slot& slot) { return slot.owned && !becomes_shared(slot); };
+    const int64_t own = std::count_if(layer.slots.begin(), layer.slots.end(), stays_own);
+    const int64_t needed = std::min<int64_t>(layer.slots.size(), layer.total_pages - first_own);
+    reserved[i] = std::max<int64_t>(0, needed - own);
+    const int64_t change = (reserved[i] - layer.reserved) * layer.page_bytes;
+    (change > 0 ? more : less) += change;
+  }
+  BATON_RETURN_IF_ERROR(reservation_.Grow(more));
+
+  StateSnapshot snapshot;
+  snapshot.layout = layout_;
+  snapshot.position = position_;
+  snapshot.layers.resize(layers_.size());
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const PageRef& from = layers_[i].recurrent;
+    if (!from) continue;
+    PageRef copy = reservation_.TakePage(from.bytes());
+    if (!copy) {
+      for (const StateSnapshot::Layer& layer : snapshot.layers) more -= layer.recurrent ? layer.recurrent.bytes() : 0;
+      reservation_.Shrink(more);
+      return OutOfMemory();
+    }
+    std::memcpy(copy.data(), from.data(), from.bytes());
+    snapshot.layers[i].recurrent = std::move(copy);
+  }
+  reservation_.Shrink(-less);
+
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Layer& layer = layers_[i];
+    if (layer.kind == Kind::kRecurrent) continue;
+    layer.reserved = reserved[i];
+    layer.first_own = first_own;
+    const int64_t first_needed = FirstNeededPosition(static_cast<int>(i), position_);
+    StateSnapshot::Layer& shared = snapshot.layers[i];
+    shared.first_page = first_needed / layout_->page_tokens;
+    for (int64_t page = shared.first_page; page * layout_->page_tokens < position_; ++page) {
+      if (first_needed == position_) break;  // a window of one key needs nothing of the past
+      Slot& slot = layer.slots[page % layer.slots.size()];
+      BATON_CHECK(slot.index == page);
+      shared.pages.push_back(slot.page);
+    }
+    for (Slot& slot : layer.slots) {
+      if (!becomes_shared(slot)) continue;
+      layer.owned -= slot.owned ? 1 : 0;
+      slot.owned = false;
+      slot.copy_on_write = slot.index == first_own;
+    }
+  }
+  prepared_end_ = position_;
+  return snapshot;
+}
+
+void SequenceState::AdoptPages(const StateSnapshot& snapshot) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Layer& layer = layers_[i];
+    const StateSnapshot::Layer& from = snapshot.layers[i];
+    for (size_t k = 0; k < from.pages.size(); ++k) {
+      const int64_t page = from.first_page + static_cast<int64_t>(k);
+      Slot& slot = layer.slots[page % layer.slots.size()];
+      slot.page = from.pages[k];
+      slot.index = page;
+      slot.copy_on_write = page == layer.first_own;  // partly filled
+    }
+  }
+  prepared_end_ = position_;
+}
+
+int64_t SequenceState::ReservedKvBytes() const {
+  int64_t bytes = 0;
+  for (const Layer& layer : layers_) {
+    int64_t layer_bytes;
+    if (__builtin_mul_overflow(layer.reserved, layer.page_bytes, &layer_bytes) ||
+        __builtin_add_overflow(bytes, layer_bytes, &bytes)) {
+      return std::numeric_limits<int64_t>::max();  // which no budget holds
+    }
+  }
+  return bytes;
+}
+
+int64_t SequenceState::RecurrentBytes() const {
+  int64_t bytes = 0;
+  for (const LayerStateSpec& spec : layout_->layers) {
+    if (spec.kind == Kind::kRecurrent) bytes += layout_->RecurrentBytes(spec);
+  }
+  return bytes;
+}
+
+int64_t SequenceState::bytes() const {
+  int64_t bytes = reservation_.bytes();
+  for (const Layer& layer : layers_) {
+    bytes += layer.owned * layer.page_bytes + (layer.recurrent ? layer.recurrent.bytes() : 0);
+  }
+  return bytes;
+}
+
+PageRef SequenceState::KvPage(int layer, int64_t page) const {
   const Layer& kv = layers_[layer];
-  if (kv.kind == LayerStateSpec::Kind::kWindowKv) return {0, position % kv.block_slots};
-  return {position / kv.block_slots, position % kv.block_slots};
+  BATON_CHECK(kv.kind != Kind::kRecurrent);
+  if (page < 0 || page >= kv.total_pages) return PageRef();
+  const Slot& slot = kv.slots[page % kv.slots.size()];
+  return slot.index == page ? slot.page : PageRef();
+}
+
+void SequenceState::PrepareRun(int64_t tokens) {
+  BATON_CHECK(tokens >= 1 && tokens <= layout_->max_run_tokens && tokens <= max_tokens_ - position_);
+  if (position_ + tokens <= prepared_end_) return;
+  const int64_t first_page = position_ / layout_->page_tokens;
+  const int64_t last_page = (position_ + tokens - 1) / layout_->page_tokens;
+  for (Layer& layer : layers_) {
+    if (layer.kind == Kind::kRecurrent) continue;
+    for (int64_t page = first_page; page <= last_page; ++page) WritablePage(layer, page);
+  }
+  prepared_end_ = (last_page + 1) * layout_->page_tokens;
+}
+
+std::byte* SequenceState::WritablePage(Layer& layer, int64_t page) {
+  Slot& slot = layer.slots[page % layer.slots.size()];
+  if (slot.index != page || slot.copy_on_write) MakeWritable(layer, slot, page);
+  return slot.page.data();
+}
+
+void SequenceState::MakeWritable(Layer& layer, Slot& slot, int64_t page) {
+  if (slot.index != page) {
+    BATON_CHECK(slot.index < 0);  // else a window held more than its reservation explains
+    slot.page = TakePage(layer);
+    slot.index = page;
+    slot.owned = true;
+    return;
+  }
+  if (slot.page.shared()) {
+    PageRef copy = TakePage(layer);
+    CopyRows(layer, slot.page.data(), copy.data(), position_ - page * layout_->page_tokens);
+    slot.page = std::move(copy);
+  } else {
+    // The others have copied it or are gone: it is this state's now, and what was reserved for a copy is not needed.
+    BATON_CHECK(layer.reserved > 0);
+    reservation_.Shrink(layer.page_bytes);
+    --layer.reserved;
+    ++layer.owned;
+  }
+  slot.owned = true;
+  slot.copy_on_write = false;
+}
+
+PageRef SequenceState::TakePage(Layer& layer) {
+  BATON_CHECK(layer.reserved > 0);
+  PageRef page = reservation_.TakePage(layer.page_bytes);
+  // Bytes were reserved, so the system's refusal is not an answer any caller could give.
+  BATON_CHECK(page);
+  --layer.reserved;
+  ++layer.owned;
+  return page;
+}
+
+// The first `rows` rows of every head's K and V.
+void SequenceState::CopyRows(const Layer& layer, const std::byte* from, std::byte* to, int64_t rows) const {
+  const int64_t head_bytes = layout_->page_tokens * layer.row_bytes;
+  const int64_t used = 2 * layout_->layers[&layer - layers_.data()].kv_heads * head_bytes;
+  for (int64_t at = 0; at < used; at += head_bytes) std::memcpy(to + at, from + at, rows * layer.row_bytes);
+}
+
+void SequenceState::DropPage(Layer& layer, Slot& slot) {
+  if (!slot.owned) {
+    slot = Slot();
+    return;
+  }
+  const int64_t left = std::min<int64_t>(layer.slots.size(), layer.total_pages - slot.index - 1);
+  --layer.owned;
+  if (reservation_.TakeBack(std::move(slot.page))) {
+    ++layer.reserved;
+  } else if (layer.reserved + layer.owned < left) {
+    // A reader still holds it.
+    reservation_.GrowEvenIfFull(layer.page_bytes);
+    ++layer.reserved;
+  }
+  slot = Slot();
+}
+
+void SequenceState::DropOldPages(int64_t old_position) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    Layer& layer = layers_[i];
+    if (layer.kind != Kind::kWindowKv) continue;
+    const int page_tokens = layout_->page_tokens;
+    const int64_t end = FirstNeededPosition(static_cast<int>(i), position_) / page_tokens;
+    for (int64_t page = FirstNeededPosition(static_cast<int>(i), old_position) / page_tokens; page < end; ++page) {
+      Slot& slot = layer.slots[page % layer.slots.size()];
+      if (slot.index == page) DropPage(layer, slot);
+    }
+  }
+}
+
+SequenceState::Layer& SequenceState::KvLayer(int layer, int kv_head) {
+  Layer& kv = layers_[layer];
+  BATON_CHECK(kv.kind != Kind::kRecurrent);
+  BATON_CHECK(kv_head >= 0 && kv_head < layout_->layers[layer].kv_heads);
+  return kv;
 }
 
 std::byte* SequenceState::MutableKvRow(int layer, int kv_head, int64_t position, bool value) {
   BATON_CHECK(position >= 0 && position < max_tokens_);
-  Layer& kv = layers_[layer];
-  BATON_CHECK(kv.kind != LayerStateSpec::Kind::kRecurrent);
-  const int kv_heads = layout_->layers[layer].kv_heads;
-  BATON_CHECK(kv_head >= 0 && kv_head < kv_heads);
-  const Slot slot = Locate(layer, position);
-  // Bytes are reserved since Create, so the system's refusal is not an answer any caller could give.
-  std::byte* block = kv.blocks[slot.block].GetOrAllocate(kv.block_bytes);
-  BATON_CHECK(block != nullptr);
-  const int64_t head = kv_head + (value ? kv_heads : 0);
-  return block + (head * kv.block_slots + slot.index) * kv.row_bytes;
+  Layer& kv = KvLayer(layer, kv_head);
+  const int64_t page_tokens = layout_->page_tokens;
+  std::byte* page = WritablePage(kv, position / page_tokens);
+  const int64_t head = kv_head + (value ? layout_->layers[layer].kv_heads : 0);
+  return page + (head * page_tokens + position % page_tokens) * kv.row_bytes;
 }
 
 std::byte* SequenceState::MutableKeyRow(int layer, int kv_head, int64_t position) {
@@ -121,29 +353,33 @@ void SequenceState::WriteKv(int layer, int64_t position, absl::Span<const float>
   const int64_t head_dim = spec.head_dim;
   BATON_CHECK(position < position_ + layout_->max_run_tokens);
   BATON_CHECK(static_cast<int64_t>(k.size()) == spec.kv_heads * head_dim && v.size() == k.size());
-  for (int head = 0; head < spec.kv_heads; ++head) {
-    StoreRow(k.data() + head * head_dim, head_dim, layout_->element, MutableKeyRow(layer, head, position));
-    StoreRow(v.data() + head * head_dim, head_dim, layout_->element, MutableValueRow(layer, head, position));
+  const int64_t head_bytes = layout_->page_tokens * layers_[layer].row_bytes;
+  std::byte* key = MutableKeyRow(layer, /*kv_head=*/0, position);
+  std::byte* value = key + spec.kv_heads * head_bytes;
+  for (int head = 0; head < spec.kv_heads; ++head, key += head_bytes, value += head_bytes) {
+    StoreRow(k.data() + head * head_dim, head_dim, layout_->element, key);
+    StoreRow(v.data() + head * head_dim, head_dim, layout_->element, value);
   }
 }
 
 void SequenceState::ForEachKvSpan(int layer, int kv_head, int64_t begin, int64_t end,
                                   absl::FunctionRef<void(const KvSpan&)> fn) const {
   const Layer& kv = layers_[layer];
-  const int kv_heads = layout_->layers[layer].kv_heads;
-  BATON_CHECK(kv.kind != LayerStateSpec::Kind::kRecurrent);
+  const int64_t kv_heads = layout_->layers[layer].kv_heads;
+  const int64_t page_tokens = layout_->page_tokens;
+  BATON_CHECK(kv.kind != Kind::kRecurrent);
   BATON_CHECK(kv_head >= 0 && kv_head < kv_heads);
   BATON_CHECK(begin >= 0 && end <= max_tokens_);
-  BATON_CHECK(kv.kind == LayerStateSpec::Kind::kGlobalKv || end - begin <= kv.block_slots);
-  const int64_t keys_offset = kv_head * kv.block_slots * kv.row_bytes;
-  const int64_t values_offset = (kv_heads + kv_head) * kv.block_slots * kv.row_bytes;
+  const int64_t keys_offset = kv_head * page_tokens * kv.row_bytes;
+  const int64_t values_offset = (kv_heads + kv_head) * page_tokens * kv.row_bytes;
   for (int64_t position = begin; position < end;) {
-    const Slot slot = Locate(layer, position);
-    const std::byte* block = kv.blocks[slot.block].data();
-    BATON_CHECK(block != nullptr);
-    const int64_t count = std::min(end - position, kv.block_slots - slot.index);
-    const int64_t row_offset = slot.index * kv.row_bytes;
-    fn({block + keys_offset + row_offset, block + values_offset + row_offset, position, count});
+    const int64_t page = position / page_tokens;
+    const Slot& slot = kv.slots[page % kv.slots.size()];
+    BATON_CHECK(slot.index == page);
+    const int64_t first_row = position % page_tokens;
+    const int64_t count = std::min(end - position, page_tokens - first_row);
+    const std::byte* rows = slot.page.data() + first_row * kv.row_bytes;
+    fn({rows + keys_offset, rows + values_offset, position, count});
     position += count;
   }
 }
@@ -152,39 +388,42 @@ int64_t SequenceState::FirstNeededPosition(int layer, int64_t at_position) const
   return layout_->FirstNeededPosition(layout_->layers[layer], at_position);
 }
 
-std::byte* SequenceState::RecurrentBlock(int layer) const {
-  BATON_CHECK(layers_[layer].kind == LayerStateSpec::Kind::kRecurrent);
-  return layers_[layer].blocks[0].data();
+std::byte* SequenceState::RecurrentState(int layer) const {
+  BATON_CHECK(layers_[layer].kind == Kind::kRecurrent);
+  return layers_[layer].recurrent.data();
 }
 
 absl::Span<float> SequenceState::RgLruState(int layer) {
-  return {reinterpret_cast<float*>(RecurrentBlock(layer)), static_cast<size_t>(layout_->layers[layer].width)};
+  return {reinterpret_cast<float*>(RecurrentState(layer)), static_cast<size_t>(layout_->layers[layer].width)};
 }
 
 absl::Span<const float> SequenceState::RgLruState(int layer) const {
-  return {reinterpret_cast<const float*>(RecurrentBlock(layer)), static_cast<size_t>(layout_->layers[layer].width)};
+  return {reinterpret_cast<const float*>(RecurrentState(layer)), static_cast<size_t>(layout_->layers[layer].width)};
 }
 
 absl::Span<std::byte> SequenceState::ConvState(int layer) {
   const LayerStateSpec& spec = layout_->layers[layer];
   const int64_t bytes = int64_t{spec.conv_history} * spec.width * ElementBytes(layout_->element);
-  return {RecurrentBlock(layer) + spec.width * sizeof(float), static_cast<size_t>(bytes)};
+  return {RecurrentState(layer) + spec.width * sizeof(float), static_cast<size_t>(bytes)};
 }
 
 absl::Span<const std::byte> SequenceState::ConvState(int layer) const {
   const LayerStateSpec& spec = layout_->layers[layer];
   const int64_t bytes = int64_t{spec.conv_history} * spec.width * ElementBytes(layout_->element);
-  return {RecurrentBlock(layer) + spec.width * sizeof(float), static_cast<size_t>(bytes)};
+  return {RecurrentState(layer) + spec.width * sizeof(float), static_cast<size_t>(bytes)};
 }
 
 void SequenceState::Advance(int64_t tokens) {
   BATON_CHECK(tokens >= 0 && tokens <= max_tokens_ - position_);
-  position_ += tokens;
+  const int64_t old_position = std::exchange(position_, position_ + tokens);
+  DropOldPages(old_position);
 }
 
 void SequenceState::SetPosition(int64_t position) {
   BATON_CHECK(position >= 0 && position <= max_tokens_);
-  position_ = position;
+  const int64_t old_position = std::exchange(position_, position);
+  DropOldPages(old_position);
+  prepared_end_ = position;
 }
 
 }  // namespace baton

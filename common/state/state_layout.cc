@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "common/base/status_macros.h"
-#include "common/state/aligned_block.h"
+#include "common/state/kv_page.h"
 
 namespace baton {
 namespace {
@@ -22,11 +22,10 @@ int64_t Add(int64_t a, int64_t b) {
   return __builtin_add_overflow(a, b, &sum) ? kMax : sum;
 }
 
-// What one block of `bytes` takes: blocks start at cache lines.
-int64_t BlockBytes(int64_t bytes) {
-  constexpr int64_t kAlignment = AlignedBlock::kAlignment;
-  const int64_t padded = Add(bytes, kAlignment - 1);
-  return padded == kMax ? kMax : padded / kAlignment * kAlignment;
+// What `bytes` take as a page.
+int64_t Aligned(int64_t bytes) {
+  const int64_t padded = Add(bytes, kPageAlignment - 1);
+  return padded == kMax ? kMax : padded / kPageAlignment * kPageAlignment;
 }
 
 // K and V of one position, all heads.
@@ -36,9 +35,14 @@ int64_t KvPositionBytes(const LayerStateSpec& layer, ElementType element) {
 
 }  // namespace
 
-int64_t StateLayout::RingSlots(const LayerStateSpec& layer, int64_t max_tokens) const {
-  BATON_CHECK(layer.kind == LayerStateSpec::Kind::kWindowKv);
-  return std::min(std::max<int64_t>(max_tokens, 0), Add(layer.visible_keys, max_run_tokens - 1));
+int64_t StateLayout::KvPages(const LayerStateSpec& layer, int64_t max_tokens) const {
+  BATON_CHECK(layer.kind != LayerStateSpec::Kind::kRecurrent);
+  const int64_t tokens = std::max<int64_t>(max_tokens, 0);
+  const int64_t pages = tokens / page_tokens + (tokens % page_tokens != 0 ? 1 : 0);
+  if (layer.kind == LayerStateSpec::Kind::kGlobalKv) return pages;
+  // The first of `kept` positions may be the last of its page.
+  const int64_t kept = Add(layer.visible_keys, max_run_tokens - 1);
+  return std::min(pages, Add(kept, page_tokens - 2) / page_tokens + 1);
 }
 
 int64_t StateLayout::FirstNeededPosition(const LayerStateSpec& layer, int64_t position) const {
@@ -48,26 +52,20 @@ int64_t StateLayout::FirstNeededPosition(const LayerStateSpec& layer, int64_t po
 }
 
 int64_t StateLayout::PageBytes(const LayerStateSpec& layer) const {
-  BATON_CHECK(layer.kind == LayerStateSpec::Kind::kGlobalKv);
-  return BlockBytes(Multiply(KvPositionBytes(layer, element), page_tokens));
+  BATON_CHECK(layer.kind != LayerStateSpec::Kind::kRecurrent);
+  return Aligned(Multiply(KvPositionBytes(layer, element), page_tokens));
+}
+
+int64_t StateLayout::RecurrentBytes(const LayerStateSpec& layer) const {
+  BATON_CHECK(layer.kind == LayerStateSpec::Kind::kRecurrent);
+  const int64_t rg_lru = Multiply(layer.width, sizeof(float));
+  const int64_t conv = Multiply(Multiply(layer.conv_history, layer.width), ElementBytes(element));
+  return Aligned(Add(rg_lru, conv));
 }
 
 int64_t StateLayout::LayerBytes(const LayerStateSpec& layer, int64_t max_tokens) const {
-  switch (layer.kind) {
-    case LayerStateSpec::Kind::kGlobalKv: {
-      const int64_t tokens = std::max<int64_t>(max_tokens, 0);
-      const int64_t pages = tokens / page_tokens + (tokens % page_tokens != 0 ? 1 : 0);
-      return Multiply(pages, PageBytes(layer));
-    }
-    case LayerStateSpec::Kind::kWindowKv:
-      return BlockBytes(Multiply(RingSlots(layer, max_tokens), KvPositionBytes(layer, element)));
-    case LayerStateSpec::Kind::kRecurrent: {
-      const int64_t rg_lru = Multiply(layer.width, sizeof(float));
-      const int64_t conv = Multiply(Multiply(layer.conv_history, layer.width), ElementBytes(element));
-      return BlockBytes(Add(rg_lru, conv));
-    }
-  }
-  BATON_CHECK(false && "unknown kind of layer state");
+  if (layer.kind == LayerStateSpec::Kind::kRecurrent) return RecurrentBytes(layer);
+  return Multiply(KvPages(layer, max_tokens), PageBytes(layer));
 }
 
 int64_t StateLayout::BytesFor(int64_t max_tokens) const {

@@ -1,16 +1,17 @@
 // What one sequence's inference state consists of, and how many bytes it takes, before anything is allocated.
 //
 // A layout is a pure function of a model's config and the precision of its state. Three kinds of layer state exist:
-//   kGlobalKv   paged K and V of every position (Gemma 1; odd layers of Gemma 2)
-//   kWindowKv   K and V of the last `visible_keys` positions, in a ring (even layers of Gemma 2; attention layers of
-//               RecurrentGemma)
+//   kGlobalKv   K and V of every position, in pages (Gemma 1; odd layers of Gemma 2)
+//   kWindowKv   K and V of the last `visible_keys` positions, in pages that are dropped when they leave the window
+//   (even
+//               layers of Gemma 2; attention layers of RecurrentGemma)
 //   kRecurrent  one float32 RG-LRU vector and the last inputs of the temporal convolution
 //
 //   StateLayout layout = model->MakeStateLayout(/*max_run_tokens=*/1);
 //   int64_t bytes = layout.BytesFor(prompt + max_new_tokens);   // exactly what SequenceState::Create will take
 //
 // Token counts may come from requests: byte counts that do not fit int64 come out as its largest value, which no budget
-// holds. Every block (page, ring, recurrent state) is counted in whole cache lines, as it is allocated.
+// holds. Pages, and the recurrent state of a layer, are counted in whole cache lines, as they are allocated.
 #pragma once
 
 #include <cstdint>
@@ -40,19 +41,22 @@ struct StateLayout {
   std::vector<LayerStateSpec> layers;
   // K, V and conv inputs. The RG-LRU vector is always float32.
   ElementType element = ElementType::kBF16;
-  // Tokens in one page of global KV.
+  // Tokens in one page.
   int page_tokens = 64;
-  // The longest run one forward call may append. Rings have visible_keys + max_run_tokens - 1 slots, so that a run is
-  // written before it is attended to and its first query still finds its oldest key.
+  // The longest run one forward call may append. A run is written before it is attended to and its first query still
+  // finds its oldest key, so a window layer keeps up to visible_keys + max_run_tokens - 1 positions.
   int max_run_tokens = 1;
 
-  // Slots of a window layer's ring in a sequence of at most max_tokens tokens.
-  int64_t RingSlots(const LayerStateSpec& layer, int64_t max_tokens) const;
+  // The most pages a KV layer holds at one time in a sequence of at most max_tokens tokens. Of a window layer: as many
+  // as the positions it keeps can touch, wherever they begin.
+  int64_t KvPages(const LayerStateSpec& layer, int64_t max_tokens) const;
   // First position whose K and V a decoder at `position` still needs: 0 for global layers,
   // max(0, position - (visible_keys - 1)) for windows. KV layers only.
   int64_t FirstNeededPosition(const LayerStateSpec& layer, int64_t position) const;
-  // Bytes of one page of a global layer: K then V, each [kv_heads, page_tokens, head_dim].
+  // Bytes of one page of a KV layer: K then V, each [kv_heads, page_tokens, head_dim].
   int64_t PageBytes(const LayerStateSpec& layer) const;
+  // Bytes of a recurrent layer's state: the RG-LRU vector, then the conv inputs.
+  int64_t RecurrentBytes(const LayerStateSpec& layer) const;
   // Bytes of one layer's state for a sequence of at most max_tokens tokens.
   int64_t LayerBytes(const LayerStateSpec& layer, int64_t max_tokens) const;
   // Bytes of the whole state: what SequenceState::Create reserves.

@@ -102,7 +102,7 @@ TEST_P(AttentionTest, RoundsQueriesOfBf16Keys) {
   EXPECT_EQ(got, want);
 }
 
-// Pages, ring wrap-around and neighbours in the tile change no bit.
+// Pages and neighbours in the tile change no bit.
 TEST_P(AttentionTest, BitsDoNotDependOnPiecesOrNeighbours) {
   for (const KvElement type : {KvElement::kF32, KvElement::kBf16}) {
     for (const int head_dim : {40, 128}) {

@@ -140,15 +140,48 @@ TEST_P(ModelForwardTest, GivesLogitsOfTheRowsAskedFor) {
   }
 }
 
-TEST_P(ModelForwardTest, ContinuesACopiedState) {
+// Logits of every token, run in pieces of the given sizes.
+std::vector<float> LogitsInRuns(Model& model, SequenceState& state, absl::Span<const int32_t> tokens,
+                                const std::vector<size_t>& runs) {
+  std::vector<float> logits;
+  for (const size_t run : runs) {
+    const std::vector<float> some = Logits(model, state, tokens.first(run));
+    logits.insert(logits.end(), some.begin(), some.end());
+    tokens.remove_prefix(run);
+  }
+  return logits;
+}
+
+// Around pages (64) and windows, either going first; the fork of a fork, and a state made from a snapshot, too.
+TEST_P(ModelForwardTest, ForksEqualSequencesThatNeverForked) {
   std::unique_ptr<Model> model = Load();
-  SequenceState state = NewState(*model);
-  Logits(*model, state, Prompt(40));
-  absl::StatusOr<SequenceState> copy = state.DeepCopy(Budget());
-  ASSERT_TRUE(copy.ok()) << copy.status();
-  const std::vector<int32_t> next = {17, 99, 300};
-  const std::vector<float> continued = Logits(*model, state, next);
-  EXPECT_TRUE(SameBits(Logits(*model, *copy, next), continued));
+  const std::vector<size_t> after = {1, 1, 62, 1, 5};
+  const std::vector<int32_t> left = Prompt(70, 2), right = Prompt(70, 3);
+  for (const int position : {1, 8, 16, 17, 63, 64, 65, 128}) {
+    const std::vector<int32_t> past = Prompt(position);
+    const std::vector<size_t> before =
+        position <= 64 ? std::vector<size_t>{past.size()} : std::vector<size_t>{64, past.size() - 64};
+    const auto alone = [&](const std::vector<int32_t>& tokens) {
+      SequenceState state = NewState(*model, 64, 300);
+      LogitsInRuns(*model, state, past, before);
+      return LogitsInRuns(*model, state, tokens, after);
+    };
+    const std::vector<float> left_alone = alone(left), right_alone = alone(right);
+    for (const bool fork_first : {false, true}) {
+      SequenceState state = NewState(*model, 64, 300);
+      LogitsInRuns(*model, state, past, before);
+      const StateSnapshot snapshot = state.Snapshot().value();
+      SequenceState fork = state.Fork(Budget(), 300).value();
+      SequenceState second = fork.Fork(Budget(), 300).value();
+      SequenceState& first_to_go = fork_first ? fork : state;
+      SequenceState& last_to_go = fork_first ? state : fork;
+      EXPECT_TRUE(SameBits(LogitsInRuns(*model, first_to_go, left, after), left_alone)) << position;
+      EXPECT_TRUE(SameBits(LogitsInRuns(*model, last_to_go, right, after), right_alone)) << position;
+      EXPECT_TRUE(SameBits(LogitsInRuns(*model, second, left, after), left_alone)) << position;
+      SequenceState restored = SequenceState::FromSnapshot(snapshot, Budget(), 300).value();
+      EXPECT_TRUE(SameBits(LogitsInRuns(*model, restored, right, after), right_alone)) << position;
+    }
+  }
 }
 
 TEST_P(ModelForwardTest, WithoutRunsOrLogitsIsFine) {

@@ -157,7 +157,7 @@ TEST(WorkerInfoTest, DescribesTheModel) {
       EXPECT_EQ(info.tokenizer_hash().size(), 32u);
       int64_t page_bytes = 0;
       for (const LayerStateSpec& layer : layout->layers) {
-        if (layer.kind == LayerStateSpec::Kind::kGlobalKv) page_bytes += layout->PageBytes(layer);
+        if (layer.kind != LayerStateSpec::Kind::kRecurrent) page_bytes += layout->PageBytes(layer);
       }
       // Blocks begin at cache lines.
       const int64_t slack = page_bytes + 64 * static_cast<int64_t>(layout->layers.size());

@@ -170,38 +170,13 @@ TEST(SequenceStateTest, RoundsToNearestEven) {
   EXPECT_TRUE(std::isnan(Element(state, row, 7)));
 }
 
-TEST(SequenceStateTest, BlocksBeginAtCacheLines) {
+TEST(SequenceStateTest, PagesBeginAtCacheLines) {
   MemoryBudget budget(kPlenty);
   SequenceState state = MakeState(MixedLayout(), budget, 30);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(state.MutableKeyRow(0, 0, 0)) % 64, 0u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(state.MutableKeyRow(0, 0, 8)) % 64, 0u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(state.MutableKeyRow(1, 0, 0)) % 64, 0u);
   EXPECT_EQ(reinterpret_cast<uintptr_t>(state.RgLruState(2).data()) % 64, 0u);
-}
-
-TEST(SequenceStateTest, CopiesAreIndependent) {
-  for (int64_t tokens : {1, 4, 5, 6, 8, 9, 29}) {
-    MemoryBudget budget(kPlenty);
-    auto layout = MixedLayout();
-    SequenceState original = MakeState(layout, budget, 30);
-    for (int64_t i = 0; i < tokens; ++i) RunTokens(original, 1);
-    const std::string before = VisibleBytes(original);
-    SequenceState copy = original.DeepCopy(budget).value();
-    EXPECT_EQ(budget.used(), 2 * layout->BytesFor(30));
-    EXPECT_EQ(VisibleBytes(copy), before);
-    RunTokens(copy, 1, /*seed=*/9);
-    EXPECT_EQ(VisibleBytes(original), before);
-    EXPECT_NE(VisibleBytes(copy), before);
-    RunTokens(original, 1, /*seed=*/9);
-    EXPECT_EQ(VisibleBytes(original), VisibleBytes(copy));
-  }
-}
-
-TEST(SequenceStateTest, ACopyNeedsItsOwnMemory) {
-  auto layout = MixedLayout();
-  MemoryBudget budget(layout->BytesFor(30) + 10);
-  SequenceState state = MakeState(layout, budget, 30);
-  EXPECT_TRUE(absl::IsResourceExhausted(state.DeepCopy(budget).status()));
 }
 
 // Kernels may write a run's rows in parallel, also those of a page that nobody has touched yet.
@@ -211,6 +186,7 @@ TEST(SequenceStateTest, RowsOfANewPageCanBeWrittenInParallel) {
   SequenceState state = MakeState(layout, budget, 64 * 50);
   for (int page = 0; page < 50; ++page) {
     const int64_t begin = state.position();
+    state.PrepareRun(64);
     std::vector<std::thread> threads;
     for (int thread = 0; thread < 4; ++thread) {
       threads.emplace_back([&, thread] {
@@ -245,7 +221,7 @@ TEST(SequenceStateDeathTest, MisuseIsCaught) {
   EXPECT_DEATH(state.RgLruState(0), "check failed");                                     // not a recurrent layer
   EXPECT_DEATH(state.Advance(11), "check failed");
   EXPECT_DEATH(state.SetPosition(11), "check failed");
-  EXPECT_DEATH(state.ForEachKvSpan(1, 0, 0, 6, [](const KvSpan&) {}), "check failed");  // more than the ring holds
+  EXPECT_DEATH(state.PrepareRun(2), "check failed");                                    // longer than any run
   EXPECT_DEATH(state.ForEachKvSpan(0, 0, 0, 1, [](const KvSpan&) {}), "check failed");  // never written
 }
 

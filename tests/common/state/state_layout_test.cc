@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <string>
 #include <vector>
@@ -20,8 +21,6 @@ struct ModelCase {
   std::vector<LayerStateSpec> layers;
   // At 512, 2048, 8192, 32768 and 131072 tokens.
   std::vector<int64_t> live_bytes;
-  // What the 2049-key window of RecurrentGemma adds once it is full.
-  int64_t window_extra = 0;
 };
 
 std::vector<LayerStateSpec> Repeat(int count, const std::vector<LayerStateSpec>& pattern) {
@@ -49,13 +48,17 @@ std::vector<ModelCase> Models() {
        {192'937'984, 771'751'936, 2'315'255'808, 6'945'767'424, 25'467'813'888}},
       {"RecurrentGemma 2B",
        Repeat(26, {RecurrentLayer(2560, 3), RecurrentLayer(2560, 3), WindowLayer(1, 256, kGriffinWindow)}),
-       {4'655'104, 17'238'016, 17'238'016, 17'238'016, 17'238'016},
-       8'192},
+       {4'655'104, 17'238'016, 17'238'016, 17'238'016, 17'238'016}},
       {"RecurrentGemma 9B",
        Repeat(38, {RecurrentLayer(4096, 3), RecurrentLayer(4096, 3), WindowLayer(1, 256, kGriffinWindow)}),
-       {7'356'416, 26'230'784, 26'230'784, 26'230'784, 26'230'784},
-       12'288},
+       {7'356'416, 26'230'784, 26'230'784, 26'230'784, 26'230'784}},
   };
+}
+
+int64_t PageBytesOf(const StateLayout& layout, LayerStateSpec::Kind kind) {
+  int64_t bytes = 0;
+  for (const LayerStateSpec& spec : layout.layers) bytes += spec.kind == kind ? layout.PageBytes(spec) : 0;
+  return bytes;
 }
 
 TEST(StateLayoutTest, RealModelsTakeTheLiveMinimumAtWholePages) {
@@ -63,26 +66,20 @@ TEST(StateLayoutTest, RealModelsTakeTheLiveMinimumAtWholePages) {
   for (const ModelCase& model : Models()) {
     auto layout = MakeLayout(model.layers, ElementType::kBF16, /*page_tokens=*/64);
     for (size_t i = 0; i < model.live_bytes.size(); ++i) {
-      const int64_t extra = lengths[i] > 2048 ? model.window_extra : 0;
+      // A full window begins and ends within pages: one more.
+      const int64_t extra = lengths[i] > 4096 ? PageBytesOf(*layout, LayerStateSpec::Kind::kWindowKv) : 0;
       EXPECT_EQ(layout->BytesFor(lengths[i]), model.live_bytes[i] + extra) << model.name << " at " << lengths[i];
     }
   }
 }
 
-TEST(StateLayoutTest, PagingAddsAtMostOnePagePerGlobalLayer) {
+TEST(StateLayoutTest, PagingAddsAtMostOnePagePerLayer) {
   for (const ModelCase& model : Models()) {
     auto layout = MakeLayout(model.layers, ElementType::kBF16, /*page_tokens=*/64);
-    int64_t page_bytes = 0;
-    for (const LayerStateSpec& spec : layout->layers) {
-      if (spec.kind == LayerStateSpec::Kind::kGlobalKv) page_bytes += layout->PageBytes(spec);
-    }
-    // One token more than whole pages opens a page in each global layer, and a ring slot where rings still grow.
-    int64_t slot_bytes = 0;
-    for (const LayerStateSpec& spec : layout->layers) {
-      if (spec.kind == LayerStateSpec::Kind::kWindowKv) slot_bytes += 2 * 2 * spec.kv_heads * spec.head_dim;
-    }
-    EXPECT_EQ(layout->BytesFor(513), layout->BytesFor(512) + page_bytes + slot_bytes) << model.name;
-    EXPECT_EQ(layout->BytesFor(8193), layout->BytesFor(8192) + page_bytes) << model.name;
+    const int64_t global = PageBytesOf(*layout, LayerStateSpec::Kind::kGlobalKv);
+    const int64_t window = PageBytesOf(*layout, LayerStateSpec::Kind::kWindowKv);
+    EXPECT_EQ(layout->BytesFor(513), layout->BytesFor(512) + global + window) << model.name;
+    EXPECT_EQ(layout->BytesFor(8193), layout->BytesFor(8192) + global) << model.name;
   }
 }
 
@@ -92,14 +89,28 @@ TEST(StateLayoutTest, RecurrentGemmaStopsGrowing) {
   EXPECT_LT(layout->BytesFor(2048), layout->BytesFor(2049));
 }
 
-TEST(StateLayoutTest, RingsHoldARunBesidesTheWindow) {
-  const LayerStateSpec window = WindowLayer(1, 4, 100);
-  auto layout = MakeLayout({window}, ElementType::kBF16, 8, /*max_run_tokens=*/17);
-  EXPECT_EQ(layout->RingSlots(window, 1000), 116);
-  EXPECT_EQ(layout->RingSlots(window, 116), 116);
-  EXPECT_EQ(layout->RingSlots(window, 115), 115);
-  EXPECT_EQ(layout->RingSlots(window, 1), 1);
-  EXPECT_EQ(layout->RingSlots(window, -5), 0);
+// Against every run at every position, counted page by page.
+TEST(StateLayoutTest, AWindowKeepsThePagesItsWorstRunTouches) {
+  for (const int page_tokens : {1, 2, 5, 8}) {
+    for (int64_t visible = 1; visible <= 18; ++visible) {
+      const LayerStateSpec window = WindowLayer(1, 4, visible);
+      for (int run = 1; run <= 18; ++run) {
+        auto layout = MakeLayout({window}, ElementType::kBF16, page_tokens, run);
+        for (int64_t max_tokens = 1; max_tokens <= 60; ++max_tokens) {
+          int64_t worst = 0;
+          for (int64_t position = 0; position < max_tokens; ++position) {
+            const int64_t first = layout->FirstNeededPosition(window, position);
+            const int64_t last = std::min<int64_t>(position + run, max_tokens) - 1;
+            worst = std::max(worst, last / page_tokens - first / page_tokens + 1);
+          }
+          ASSERT_EQ(layout->KvPages(window, max_tokens), worst)
+              << page_tokens << " " << visible << " " << run << " " << max_tokens;
+        }
+        EXPECT_EQ(layout->KvPages(window, 0), 0);
+        EXPECT_EQ(layout->KvPages(window, -5), 0);
+      }
+    }
+  }
 }
 
 TEST(StateLayoutTest, ElementsAndRecurrentVectors) {
@@ -110,13 +121,13 @@ TEST(StateLayoutTest, ElementsAndRecurrentVectors) {
   EXPECT_EQ(f32->BytesFor(1'000'000), f32->BytesFor(1));
 }
 
-TEST(StateLayoutTest, BlocksAreWholeCacheLines) {
+TEST(StateLayoutTest, PagesAreWholeCacheLines) {
   auto layout = MakeLayout({GlobalLayer(1, 3), WindowLayer(1, 3, 5), RecurrentLayer(5, 3)}, ElementType::kBF16, 7);
-  EXPECT_EQ(layout->PageBytes(layout->layers[0]), 128);      // 2 * 7 * 3 * 2 = 84
-  EXPECT_EQ(layout->LayerBytes(layout->layers[0], 8), 256);  // two pages
-  EXPECT_EQ(layout->LayerBytes(layout->layers[1], 99), 64);  // 2 * 5 * 3 * 2 = 60
-  EXPECT_EQ(layout->LayerBytes(layout->layers[2], 99), 64);  // 5 * 4 + 3 * 5 * 2 = 50
-  EXPECT_EQ(layout->BytesFor(8), 256 + 64 + 64);
+  EXPECT_EQ(layout->PageBytes(layout->layers[0]), 128);       // 2 * 7 * 3 * 2 = 84
+  EXPECT_EQ(layout->LayerBytes(layout->layers[0], 8), 256);   // two pages
+  EXPECT_EQ(layout->LayerBytes(layout->layers[1], 99), 256);  // five positions touch two pages
+  EXPECT_EQ(layout->LayerBytes(layout->layers[2], 99), 64);   // 5 * 4 + 3 * 5 * 2 = 50
+  EXPECT_EQ(layout->BytesFor(8), 256 + 256 + 64);
 }
 
 TEST(StateLayoutTest, AbsurdLengthsSaturateInsteadOfWrapping) {
