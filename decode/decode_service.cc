@@ -78,9 +78,9 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
   return reactor;
 }
 
-grpc::ServerReadReactor<worker::v1::StateChunk>* DecodeService::Receive(grpc::CallbackServerContext* context,
-                                                                        worker::v1::ReceiveResponse* response) {
-  return new StateReceiver(&receiver_context_, response);
+grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DecodeService::Receive(
+    grpc::CallbackServerContext* context) {
+  return new StateReceiver(&receiver_context_);
 }
 
 grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Refuse(const DecodeRequest& request, const absl::Status& status) {

@@ -39,7 +39,11 @@ struct DecodeServiceOptions {
 // A decode step appends one token to each sequence.
 inline constexpr int kDecodeRunTokens = 1;
 
-class DecodeService final : public worker::v1::Decode::CallbackService {
+// Receive's messages are taken as the network delivers them: see StateMessage.
+using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<
+    worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>;
+
+class DecodeService final : public DecodeServiceBase {
  public:
   // Starts the engine. Everything pointed at must outlive the service; it is the model's only user.
   DecodeService(Model* model, const DecodeServiceOptions& options, MemoryBudget* budget, Metrics* metrics,
@@ -54,8 +58,7 @@ class DecodeService final : public worker::v1::Decode::CallbackService {
 
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Run(grpc::CallbackServerContext* context,
                                                          const worker::v1::DecodeRequest* request) override;
-  grpc::ServerReadReactor<worker::v1::StateChunk>* Receive(grpc::CallbackServerContext* context,
-                                                           worker::v1::ReceiveResponse* response) override;
+  grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Receive(grpc::CallbackServerContext* context) override;
 
  private:
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Refuse(const worker::v1::DecodeRequest& request,

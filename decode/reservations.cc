@@ -44,7 +44,7 @@ void Reservation::ForgetSender() {
   on_ended_ = nullptr;
 }
 
-absl::Status Reservation::Feed(absl::string_view frames) {
+absl::Status Reservation::Feed(absl::Span<const absl::string_view> frames) {
   {
     absl::MutexLock lock(&mutex_);
     if (phase_ != Phase::kReceiving) return EndedError();

@@ -25,6 +25,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/optional.h"
+#include "absl/types/span.h"
 #include "common/rpc/worker_service.h"
 #include "common/state/fingerprint.h"
 #include "common/state/memory_budget.h"
@@ -55,7 +56,7 @@ class Reservation {
   // on_ended will not be called any more.
   void ForgetSender();
   // Errors of StateReader::Feed; NOT_FOUND when the reservation has ended.
-  absl::Status Feed(absl::string_view frames);
+  absl::Status Feed(absl::Span<const absl::string_view> frames);
   // nullptr until a commit was fed.
   const CommitRecord* commit() const;
   int64_t bytes_received() const;

@@ -1,6 +1,9 @@
 // One Decode.Receive call: reads the state of one reservation from its sender, checks it, and lets the sequence join
-// the batch. Runs on gRPC's threads; the bytes of a message are staged before the next one is read, so a fast sender is
-// held back by flow control.
+// the batch. Runs on gRPC's threads; the bytes of a message go straight to the state's pages before the next one is
+// read, so a fast sender is held back by flow control.
+//
+// A sender on the same host may offer shared memory in its first message. The receiver then says whether it could open
+// it, and as messages name ranges of it, how far it has read.
 //
 // How it ends, and what becomes of the Run call it belongs to:
 //   commit verified                 OK                    goes on
@@ -11,13 +14,19 @@
 //   Run call over meanwhile         NOT_FOUND             over
 #pragma once
 
+#include <cstdint>
 #include <memory>
+#include <vector>
 
 #include <grpcpp/grpcpp.h>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/types/optional.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/base/shared_memory.h"
+#include "common/rpc/state_message.h"
 #include "common/rpc/worker_request.h"
 #include "decode/decode_metrics.h"
 #include "decode/engine.h"
@@ -34,26 +43,39 @@ struct StateReceiverContext {
 };
 
 // Deletes itself.
-class StateReceiver final : public grpc::ServerReadReactor<worker::v1::StateChunk> {
+class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // `context` outlives it; `response` is gRPC's.
-  StateReceiver(const StateReceiverContext* context, worker::v1::ReceiveResponse* response);
+  // `context` outlives it.
+  explicit StateReceiver(const StateReceiverContext* context);
 
   void OnReadDone(bool ok) override;
+  void OnWriteDone(bool ok) override;
   void OnCancel() override;
   void OnDone() override;
 
  private:
-  // Reaches the receiver from the reservation's end, which may come after the receiver is gone.
+  using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
+
+  // Answers, and what reaches the receiver from the reservation's end, which may come after the receiver is gone.
   struct Link {
     absl::Mutex mutex;
     StateReceiver* receiver ABSL_GUARDED_BY(mutex);
+    // An answer is being written.
+    bool writing ABSL_GUARDED_BY(mutex) = false;
+    grpc::ByteBuffer message ABSL_GUARDED_BY(mutex);
+    // What the next answer is to say, if anything new.
+    bool news ABSL_GUARDED_BY(mutex) = false;
+    worker::v1::ReceiveResponse answer ABSL_GUARDED_BY(mutex);
+    // How the call is to end, once that is known; an answer being written goes first.
+    absl::optional<absl::Status> end ABSL_GUARDED_BY(mutex);
     bool finished ABSL_GUARDED_BY(mutex) = false;
   };
 
-  // What became of a chunk.
-  absl::Status Accept(const worker::v1::StateChunk& chunk);
+  // What became of a message.
+  absl::Status Accept(const grpc::ByteBuffer& buffer);
+  absl::Status AcceptFrames(const StateMessage& message);
   absl::Status ClaimReservation(const worker::v1::StateChunk& first);
+  void OpenSharedMemory(const worker::v1::SharedMemoryOffer& offer);
   // Ends the Run call because of what came from its sender; returns what to tell the sender.
   absl::Status RejectState(const absl::Status& status);
   void ReadNext();
@@ -61,14 +83,16 @@ class StateReceiver final : public grpc::ServerReadReactor<worker::v1::StateChun
   absl::Status StartDecoding(const CommitRecord& commit);
   // The call ended before its commit.
   void SenderGone();
-  static void FinishOnce(Link& link, const absl::Status& status);
+  static void Finish(Link& link, const absl::Status& status);
+  static void WriteNext(Link& link) ABSL_EXCLUSIVE_LOCKS_REQUIRED(link.mutex);
 
   const StateReceiverContext* const context_;
-  worker::v1::ReceiveResponse* const response_;
   const std::shared_ptr<Link> link_;
-  worker::v1::StateChunk chunk_;
-  // Set by the first chunk, once it has claimed it.
+  grpc::ByteBuffer buffer_;
+  // Set by the first message, once it has claimed it.
   std::shared_ptr<Reservation> reservation_;
+  absl::optional<SharedMemoryView> shared_memory_;
+  uint64_t shared_bytes_read_ = 0;
 };
 
 }  // namespace baton

@@ -2,11 +2,13 @@
 
 #include <grpcpp/generic/generic_stub.h>
 
+#include <cstring>
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "baton/worker/v1/worker.grpc.pb.h"  // how gRPC serializes the messages
+#include "baton/worker/v1/worker.grpc.pb.h"  // how gRPC serializes the answers
 #include "common/base/status_macros.h"
+#include "common/rpc/state_message.h"
 #include "common/rpc/status_mapping.h"
 
 namespace baton {
@@ -17,49 +19,58 @@ using worker::v1::StateChunk;
 
 constexpr char kReceiveMethod[] = "/baton.worker.v1.Decode/Receive";
 
+// Frames of one message, unless a single one is longer. Messages that only name ranges cost little but their number.
+constexpr int64_t kInlineMessageBytes = kStateFrameTargetBytes;
+constexpr int64_t kSharedMessageBytes = int64_t{1} << 20;
+// More than any header or commit takes.
+constexpr int64_t kHeaderCredit = 16 << 10;
+constexpr int64_t kCommitCredit = 4 << 10;
+
 }  // namespace
 
-HandoffSender::HandoffSender(const worker::v1::Handoff& target, const HandoffSenderOptions& options,
-                             std::function<void()> wake)
-    : target_(target), write_delay_(options.write_delay), wake_(std::move(wake)) {
+HandoffSender::HandoffSender(std::shared_ptr<DecodePeer> peer, const worker::v1::Handoff& target, HandoffState state,
+                             const HandoffSenderOptions& options, std::function<void()> wake)
+    : peer_(std::move(peer)),
+      target_(target),
+      write_delay_(options.write_delay),
+      wake_(std::move(wake)),
+      offer_shared_memory_(options.offer_shared_memory),
+      state_(std::move(state)),
+      frames_(state_.fingerprint, *state_.layout, state_.final_position, options.encoding) {
   context_.set_deadline(options.deadline);
   if (!options.request_id.empty()) context_.AddMetadata("x-request-id", options.request_id);
 }
 
-std::shared_ptr<HandoffSender> HandoffSender::Start(const std::shared_ptr<grpc::Channel>& channel,
-                                                    const worker::v1::Handoff& target,
-                                                    const HandoffSenderOptions& options, std::function<void()> wake) {
-  std::shared_ptr<HandoffSender> sender(new HandoffSender(target, options, std::move(wake)));
-  {
-    absl::MutexLock lock(&sender->mutex_);
-    sender->self_ = sender;
-  }
-  grpc::TemplatedGenericStub<StateChunk, ReceiveResponse> stub(channel);
+std::shared_ptr<HandoffSender> HandoffSender::Start(std::shared_ptr<DecodePeer> peer, const worker::v1::Handoff& target,
+                                                    HandoffState state, const HandoffSenderOptions& options,
+                                                    std::function<void()> wake) {
+  std::shared_ptr<HandoffSender> sender(
+      new HandoffSender(std::move(peer), target, std::move(state), options, std::move(wake)));
+  sender->account_.emplace(&sender->peer_->credit, [weak = std::weak_ptr<HandoffSender>(sender)] {
+    if (const std::shared_ptr<HandoffSender> self = weak.lock()) self->OnCredit();
+  });
+  grpc::TemplatedGenericStub<grpc::ByteBuffer, ReceiveResponse> stub(sender->peer_->channel);
   stub.PrepareBidiStreamingCall(&sender->context_, kReceiveMethod, grpc::StubOptions(), sender.get());
-  sender->StartRead(&sender->response_);
+  absl::MutexLock lock(&sender->mutex_);
+  sender->self_ = sender;
+  sender->StartRead(&sender->answer_);
   sender->StartCall();
+  sender->MaybeWrite();
   return sender;
 }
 
-void HandoffSender::Send(std::string frames) {
-  BATON_CHECK(!frames.empty());
+void HandoffSender::Send(std::vector<StatePiece> pieces) {
   absl::MutexLock lock(&mutex_);
-  BATON_CHECK(!finish_requested_);
+  BATON_CHECK(!first_token_.has_value());
   if (closed_) return;
-  StateChunk& chunk = queue_.emplace_back();
-  if (!std::exchange(addressed_, true)) {
-    chunk.set_reservation_id(target_.reservation_id());
-    chunk.set_generation(target_.generation());
-    chunk.set_boot_id(target_.boot_id());
-  }
-  queued_bytes_ += static_cast<int64_t>(frames.size());
-  chunk.set_data(std::move(frames));
+  for (StatePiece& piece : pieces) queue_.push_back(std::move(piece));
   MaybeWrite();
 }
 
-void HandoffSender::FinishSending() {
+void HandoffSender::Commit(const FirstTokenRecord& first_token) {
   absl::MutexLock lock(&mutex_);
-  finish_requested_ = true;
+  BATON_CHECK(!first_token_.has_value());
+  first_token_ = first_token;
   MaybeWrite();
 }
 
@@ -74,17 +85,9 @@ void HandoffSender::Cancel() {
 
 int64_t HandoffSender::queued_bytes() const {
   absl::MutexLock lock(&mutex_);
-  return queued_bytes_;
-}
-
-void HandoffSender::WakeBelow(int64_t bytes) {
-  bool wake;
-  {
-    absl::MutexLock lock(&mutex_);
-    wake_below_ = bytes;
-    wake = TakeWake();
-  }
-  if (wake) wake_();
+  int64_t bytes = writing_ ? message_bytes_ : 0;
+  for (const StatePiece& piece : queue_) bytes += static_cast<int64_t>(frames_.FrameBytes(piece));
+  return bytes;
 }
 
 HandoffOutcome HandoffSender::outcome() const {
@@ -92,75 +95,176 @@ HandoffOutcome HandoffSender::outcome() const {
   return outcome_;
 }
 
-bool HandoffSender::TakeWake() {
-  if (wake_below_ < 0 || queued_bytes_ > wake_below_) return false;
-  wake_below_ = -1;
-  return true;
+void HandoffSender::OnCredit() {
+  bool asked;
+  {
+    absl::MutexLock lock(&mutex_);
+    asked = MaybeWrite();
+  }
+  if (!asked) account_->Pass();
 }
 
-void HandoffSender::MaybeWrite() {
-  if (closed_ || writing_ || half_closed_) return;
-  if (queue_.empty()) {
-    if (!finish_requested_) return;
+bool HandoffSender::MaybeWrite() {
+  if (closed_ || writing_ || half_closed_) return false;
+  if (commit_written_) {
     half_closed_ = true;
     StartWritesDone();
-    return;
+    return false;
   }
+  const Plan plan = PlanMessage();
+  if (plan.bytes == 0) return false;
+  if (!account_->Take(plan.bytes)) return true;
   writing_ = true;
+  MakeMessage(plan);
   if (write_delay_ > absl::ZeroDuration()) {
     // The alarm keeps its callback, so a strong reference would be a cycle.
     delay_.Set(absl::ToChronoTime(absl::Now() + write_delay_), [weak = std::weak_ptr<HandoffSender>(self_)](bool ok) {
       if (const std::shared_ptr<HandoffSender> self = weak.lock()) self->OnDelayOver();
     });
-    return;
+  } else {
+    WriteMessage();
   }
-  StartFrontWrite();
+  return true;
 }
 
-void HandoffSender::StartFrontWrite() {
+HandoffSender::Plan HandoffSender::PlanMessage() const {
+  const int64_t most = shared_memory_ ? kSharedMessageBytes : kInlineMessageBytes;
+  Plan plan;
+  plan.header = !header_written_;
+  if (plan.header) plan.bytes += kHeaderCredit;
+  int64_t pieces_bytes = 0;
+  for (const StatePiece& piece : queue_) {
+    const auto bytes = static_cast<int64_t>(frames_.FrameBytes(piece));
+    if (pieces_bytes > 0 && pieces_bytes + bytes > most) break;
+    pieces_bytes += bytes;
+    ++plan.pieces;
+  }
+  plan.bytes += pieces_bytes;
+  plan.commit = first_token_.has_value() && plan.pieces == queue_.size();
+  if (plan.commit) plan.bytes += kCommitCredit;
+  return plan;
+}
+
+void HandoffSender::MakeMessage(const Plan& plan) {
+  StateChunk head;
+  ByteChain frames;
+  if (plan.header) {
+    header_written_ = true;
+    head.set_reservation_id(target_.reservation_id());
+    head.set_generation(target_.generation());
+    head.set_boot_id(target_.boot_id());
+    if (offer_shared_memory_) {
+      if (const absl::optional<SharedMemoryName> name = peer_->memory.Offer()) {
+        head.mutable_offer()->set_process(name->process);
+        head.mutable_offer()->set_file(name->descriptor);
+        head.mutable_offer()->set_nonce(name->nonce);
+        head.mutable_offer()->set_bytes(static_cast<uint64_t>(name->bytes));
+      }
+    }
+    frames_.WriteHeader(&frames);
+  }
+  for (size_t i = 0; i < plan.pieces; ++i) {
+    frames_.WritePiece(queue_.front(), state_.state, &frames);
+    queue_.pop_front();
+  }
+  if (plan.commit) {
+    commit_written_ = true;
+    frames_.WriteCommit(*first_token_, &frames);
+    state_.state.reset();
+  }
+  message_bytes_ = static_cast<int64_t>(frames.size());
+  message_credit_ = plan.bytes;
+  if (shared_memory_ && PutInSharedMemory(frames, plan.bytes, &head)) {
+    message_credit_ = 0;
+    frames = ByteChain();
+  }
+  message_ = MakeStateMessage(head, std::move(frames));
+}
+
+bool HandoffSender::PutInSharedMemory(const ByteChain& frames, int64_t credit, StateChunk* head) {
+  int64_t offset;
+  char* to = peer_->memory.Allocate(static_cast<int64_t>(frames.size()), &offset);
+  if (to == nullptr) return false;
+  for (const ByteChain::Part& part : frames.parts()) {
+    std::memcpy(to, part.bytes().data(), part.bytes().size());
+    to += part.bytes().size();
+  }
+  in_flight_.push_back({offset, static_cast<int64_t>(frames.size()), credit});
+  worker::v1::SharedRange* range = head->add_shared();
+  range->set_offset(static_cast<uint64_t>(offset));
+  range->set_length(frames.size());
+  outcome_.shared_bytes += static_cast<int64_t>(frames.size());
+  return true;
+}
+
+void HandoffSender::WriteMessage() {
   if (outcome_.first_write == absl::InfiniteFuture()) outcome_.first_write = absl::Now();
-  StartWrite(&queue_.front());
+  StartWrite(&message_);
 }
 
 void HandoffSender::OnDelayOver() {
   absl::MutexLock lock(&mutex_);
   // The call may have ended meanwhile: then nothing holds it open for a write.
   if (closed_) return;
-  StartFrontWrite();
+  WriteMessage();
 }
 
 void HandoffSender::OnWriteDone(bool ok) {
-  bool wake = false;
+  int64_t credit;
   {
     absl::MutexLock lock(&mutex_);
     writing_ = false;
-    if (!ok) {
-      CloseQueue();
-      return;
-    }
-    const auto size = static_cast<int64_t>(queue_.front().data().size());
-    outcome_.bytes += size;
-    queued_bytes_ -= size;
-    queue_.pop_front();
-    if (closed_) return;
-    MaybeWrite();
-    wake = TakeWake();
+    message_.Clear();
+    credit = std::exchange(message_credit_, 0);
+    if (ok) outcome_.bytes += message_bytes_;
+    if (!ok) CloseQueue();
   }
-  if (wake) wake_();
+  // Before it asks for more, so that others get their turn.
+  if (credit > 0) account_->Return(credit);
+  absl::MutexLock lock(&mutex_);
+  MaybeWrite();
+}
+
+void HandoffSender::OnReadDone(bool ok) {
+  int64_t credit = 0;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (ok) {
+      credit = TakeAnswer();
+      StartRead(&answer_);
+    } else {
+      // The end of the call: there is nothing left to write.
+      CloseQueue();
+    }
+  }
+  if (credit > 0) account_->Return(credit);
+  absl::MutexLock lock(&mutex_);
+  MaybeWrite();
+}
+
+int64_t HandoffSender::TakeAnswer() {
+  if (answer_.position() > 0) outcome_.position = answer_.position();
+  if (answer_.shared_memory() == ReceiveResponse::SHARED_MEMORY_ACCEPTED && offer_shared_memory_) {
+    shared_memory_ = peer_->memory.Accepted();
+  } else if (answer_.shared_memory() == ReceiveResponse::SHARED_MEMORY_REFUSED) {
+    peer_->memory.Refused();
+  }
+  int64_t credit = 0;
+  while (!in_flight_.empty() &&
+         answer_.shared_bytes_read() >= shared_bytes_read_ + static_cast<uint64_t>(in_flight_.front().bytes)) {
+    const InFlight read = in_flight_.front();
+    in_flight_.pop_front();
+    shared_bytes_read_ += static_cast<uint64_t>(read.bytes);
+    peer_->memory.Free(read.offset, read.bytes);
+    credit += read.credit;
+  }
+  return credit;
 }
 
 void HandoffSender::CloseQueue() {
   closed_ = true;
-  while (queue_.size() > (writing_ ? 1u : 0u)) {
-    queued_bytes_ -= static_cast<int64_t>(queue_.back().data().size());
-    queue_.pop_back();
-  }
-}
-
-void HandoffSender::OnReadDone(bool ok) {
-  // Either the answer or the end of the call: in both cases there is nothing left to write.
-  absl::MutexLock lock(&mutex_);
-  CloseQueue();
+  queue_.clear();
+  state_.state.reset();
 }
 
 void HandoffSender::OnDone(const grpc::Status& status) {
@@ -168,12 +272,16 @@ void HandoffSender::OnDone(const grpc::Status& status) {
   {
     absl::MutexLock lock(&mutex_);
     CloseQueue();
+    message_.Clear();
+    // Nobody reads them any more but a receiver whose state nobody wants.
+    for (const InFlight& range : in_flight_) peer_->memory.Free(range.offset, range.bytes);
+    in_flight_.clear();
     outcome_.status = FromGrpcStatus(status);
-    outcome_.position = response_.position();
     outcome_.ended = absl::Now();
     self = std::move(self_);
-    over_.store(true, std::memory_order_release);
   }
+  account_->Return(account_->held());
+  over_.store(true, std::memory_order_release);
   wake_();
 }
 

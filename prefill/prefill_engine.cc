@@ -32,13 +32,12 @@ absl::Status StoppingError() {
 
 PrefillEngine::PrefillEngine(const PrefillEngineOptions& options, Model* model, MemoryBudget* budget,
                              PrefillMetrics* metrics, LoadReporter* load)
-    : options_(options), load_(load), scheduler_(SchedulerOptions(options)) {
+    : options_(options), load_(load), context_(options.handoff), scheduler_(SchedulerOptions(options)) {
   context_.model = model;
   context_.layout = model->MakeStateLayout(static_cast<int>(options.step_tokens));
   context_.budget = budget;
   context_.metrics = metrics;
   context_.wake = [doorbell = doorbell_] { doorbell->Ring(); };
-  context_.handoff_delay = options.handoff_delay;
   metrics->SetState(*budget);
 }
 
@@ -88,9 +87,8 @@ void PrefillEngine::Loop() {
   while (TakeArrivals()) {
     EndFinishedJobs();
     const bool computed = Step();
-    const bool freed = PumpHandoffs();
     PublishLoad();
-    if (!computed && !freed) doorbell_->Wait();
+    if (!computed) doorbell_->Wait();
   }
   while (!jobs_.empty()) End(jobs_.begin(), jobs_.begin()->second->Abandon(StoppingError()));
   PublishLoad();
@@ -172,34 +170,28 @@ bool PrefillEngine::Step() {
 void PrefillEngine::Compute(const std::vector<PromptChunk>& plan) {
   std::vector<SequenceRun> runs;
   runs.reserve(plan.size());
+  std::vector<const PromptChunk*> handed_off;
   int64_t rows = 0;
   for (const PromptChunk& chunk : plan) {
     runs.push_back(jobs_.at(chunk.id)->RunFor(chunk));
     rows += chunk.logit_rows;
+    if (jobs_.at(chunk.id)->handing_off()) handed_off.push_back(&chunk);
+  }
+  LayerDone layer_done;
+  if (!handed_off.empty()) {
+    layer_done = [&](int layer) {
+      for (const PromptChunk* chunk : handed_off) jobs_.at(chunk->id)->LayerDone(layer, *chunk);
+    };
   }
   const int64_t vocab = context_.model->config().vocab_size;
   if (static_cast<int64_t>(logits_.size()) < rows * vocab) logits_.resize(rows * vocab);
-  context_.model->Forward(runs, absl::MakeSpan(logits_).subspan(0, rows * vocab));
+  context_.model->Forward(runs, absl::MakeSpan(logits_).subspan(0, rows * vocab), nullptr, layer_done);
 
   absl::Span<const float> rest = logits_;
   for (const PromptChunk& chunk : plan) {
     jobs_.at(chunk.id)->TakeLogits(chunk, rest.subspan(0, chunk.logit_rows * vocab));
     rest.remove_prefix(chunk.logit_rows * vocab);
   }
-}
-
-bool PrefillEngine::PumpHandoffs() {
-  const int64_t handoffs =
-      std::count_if(jobs_.begin(), jobs_.end(), [](const auto& job) { return job.second->handing_off(); });
-  if (handoffs == 0) return false;
-  const int64_t share = std::max(options_.min_outbound_bytes, options_.outbound_bytes / handoffs);
-  bool freed = false;
-  for (auto& [id, job] : jobs_) {
-    const bool held = job->holds_state();
-    job->PumpHandoff(share);
-    freed |= held && !job->holds_state();
-  }
-  return freed;
 }
 
 void PrefillEngine::PublishLoad() {

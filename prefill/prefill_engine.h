@@ -1,9 +1,10 @@
 // The prefill worker's engine: a bounded queue and the one thread that runs the model. Tests:
 // tests/prefill/prefill_service_test.cc and prefill_endings_test.cc, through the service.
 //
-// The thread repeats: take new calls, end those that are over, compute one step that the scheduler planned, push state
-// to the decode workers; with nothing to do it sleeps. It never waits for the network, and a call that ends, for
-// whatever reason, has all its memory freed before the next step.
+// The thread repeats: take new calls, end those that are over, compute one step that the scheduler planned; with
+// nothing to do it sleeps. State leaves for the decode workers during the step, layer by layer. The thread never waits
+// for the network, and a call that ends, for whatever reason, has all its memory freed before the next step (but for
+// what the network is reading at that moment).
 //
 //   PrefillEngine engine(options, model, &budget, &metrics, &load);
 //   engine.Start();
@@ -37,12 +38,9 @@ struct PrefillEngineOptions {
   int64_t step_logit_rows = 64;
   // Calls that wait for their first token of compute.
   int64_t max_queue = 256;
-  // State that is serialized and not yet written, of all handoffs together; each may have the minimum anyway.
-  int64_t outbound_bytes = int64_t{256} << 20;
-  int64_t min_outbound_bytes = int64_t{1} << 20;
+  HandoffOptions handoff;
   // Fault injection.
   absl::Duration step_delay;
-  absl::Duration handoff_delay;
 };
 
 class PrefillEngine {
@@ -77,8 +75,6 @@ class PrefillEngine {
   bool Step();
   bool StartJob(uint64_t id);
   void Compute(const std::vector<PromptChunk>& plan);
-  // True when it freed state memory.
-  bool PumpHandoffs();
   void PublishLoad();
   void PublishQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Duration RetryDelay() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -16,8 +17,8 @@ namespace {
 using worker::v1::PrefillEvent;
 using worker::v1::PromptScores;
 
-// A message of state; one frame may be this long by itself.
-constexpr size_t kMessageBytes = kStateFrameTargetBytes;
+// Smaller states gain nothing by shared memory: opening it takes longer than sending them.
+constexpr int64_t kWorthSharingBytes = int64_t{1} << 20;
 
 double Seconds(absl::Duration duration) { return std::max(0.0, absl::ToDoubleSeconds(duration)); }
 double Milliseconds(absl::Duration duration) { return Seconds(duration) * 1000; }
@@ -39,24 +40,47 @@ PromptEntry PrefillJob::MakeEntry(double arrival_seconds) const {
 
 absl::Status PrefillJob::Start() {
   const PrefillPrompt& prompt = call_->prompt;
-  BATON_ASSIGN_OR_RETURN(state_,
+  BATON_ASSIGN_OR_RETURN(SequenceState state,
                          SequenceState::Create(context_->layout, *context_->budget, prompt.tokens_to_compute()));
+  // Whoever lets go of it last, perhaps a gRPC thread, leaves room that a waiting prompt may want.
+  state_ = std::shared_ptr<SequenceState>(new SequenceState(std::move(state)), [wake = context_->wake](auto* state) {
+    delete state;
+    wake();
+  });
   started_at_ = absl::Now();
   context_->metrics->queue_seconds.Observe(Seconds(Queued()));
-  if (!prompt.handoff.has_value()) return absl::OkStatus();
-
-  writer_.emplace(context_->model->fingerprint(), *context_->layout, prompt.tokens());
-  HandoffSenderOptions options;
-  options.request_id = prompt.request.request_id;
-  options.deadline = call_->deadline;
-  options.write_delay = context_->handoff_delay;
-  const std::shared_ptr<grpc::Channel> channel = context_->channels.Get(prompt.handoff->endpoint(), started_at_);
-  sender_ = HandoffSender::Start(channel, *prompt.handoff, options, context_->wake);
+  if (prompt.handoff.has_value()) StartHandoff();
   return absl::OkStatus();
 }
 
+void PrefillJob::StartHandoff() {
+  const PrefillPrompt& prompt = call_->prompt;
+  const HandoffOptions& handoff = context_->handoff;
+  HandoffSenderOptions options;
+  options.request_id = prompt.request.request_id;
+  options.deadline = call_->deadline;
+  options.encoding = handoff.encoding;
+  options.write_delay = handoff.delay;
+  options.offer_shared_memory = handoff.transport == HandoffTransport::kShm ||
+                                (handoff.transport == HandoffTransport::kAuto && state_->bytes() >= kWorthSharingBytes);
+  sender_ = HandoffSender::Start(context_->peers.Get(prompt.handoff->endpoint(), started_at_), *prompt.handoff,
+                                 {context_->model->fingerprint(), context_->layout, prompt.tokens(), state_}, options,
+                                 context_->wake);
+  cutter_.emplace(*context_->layout, prompt.tokens());
+  // What the state had to begin with.
+  std::vector<StatePiece> pieces;
+  cutter_->AllLayersDone(*state_, &pieces);
+  if (!pieces.empty()) sender_->Send(std::move(pieces));
+}
+
+void PrefillJob::LayerDone(int layer, const PromptChunk& chunk) {
+  std::vector<StatePiece> pieces;
+  cutter_->LayerDone(*state_, layer, chunk.begin + chunk.tokens, &pieces);
+  if (!pieces.empty()) sender_->Send(std::move(pieces));
+}
+
 SequenceRun PrefillJob::RunFor(const PromptChunk& chunk) {
-  BATON_CHECK(state_.has_value() && state_->position() == chunk.begin);
+  BATON_CHECK(state_ != nullptr && state_->position() == chunk.begin);
   SequenceRun run;
   run.state = &*state_;
   run.tokens = absl::Span<const int32_t>(call_->prompt.request.tokens).subspan(chunk.begin, chunk.tokens);
@@ -79,7 +103,12 @@ void PrefillJob::TakeLogits(const PromptChunk& chunk, absl::Span<const float> lo
   computed_at_ = absl::Now();
   context_->metrics->prefill_seconds.Observe(Seconds(Computing()));
   if (!call_->prompt.score_only) SampleFirstToken(logits.subspan((chunk.logit_rows - 1) * vocab, vocab));
-  if (sender_ == nullptr || ends_with_first_token()) state_.reset();
+  if (sender_ != nullptr && !ends_with_first_token()) {
+    BATON_CHECK(cutter_->complete());
+    commit_sent_ = true;
+    sender_->Commit(*first_token_);
+  }
+  state_.reset();
 }
 
 void PrefillJob::ScoreRow(int64_t position, absl::Span<const float> logits, PromptScores* scores) const {
@@ -121,25 +150,6 @@ void PrefillJob::Push(PrefillEvent event) {
   failure_ = WithReason(absl::ResourceExhaustedError("the caller does not read its events fast enough"), "SLOW_READER");
 }
 
-void PrefillJob::PumpHandoff(int64_t max_queued_bytes) {
-  if (!handing_off() || !state_.has_value() || sender_->over()) return;
-  bool all_written = false;
-  while (!all_written && sender_->queued_bytes() < max_queued_bytes) {
-    std::string frames;
-    if (!std::exchange(header_sent_, true)) writer_->AppendHeader(&frames);
-    all_written = writer_->AppendPieces(*state_, kMessageBytes, &frames);
-    if (all_written && computed_) writer_->AppendCommit(*first_token_, &frames);
-    if (!frames.empty()) sender_->Send(std::move(frames));
-  }
-  if (!all_written) {
-    sender_->WakeBelow(max_queued_bytes / 2);
-  } else if (computed_) {
-    commit_sent_ = true;
-    sender_->FinishSending();
-    state_.reset();
-  }
-}
-
 PrefillEnd PrefillJob::Abandon(absl::Status status) const {
   PrefillEnd end{std::move(status), absl::nullopt};
   if (sender_ != nullptr && !ends_with_first_token()) end.handoff_failure = HandoffFailureKind::kCancelled;
@@ -173,7 +183,7 @@ void PrefillJob::Finish(const PrefillEnd& end) {
     handoff_outcome_ = sender_->outcome();
     CountHandoff(end);
     if (end.handoff_failure == HandoffFailureKind::kUnreachable) {
-      context_->channels.Forget(call_->prompt.handoff->endpoint());
+      context_->peers.Forget(call_->prompt.handoff->endpoint());
     }
   }
   state_.reset();
@@ -197,6 +207,7 @@ void PrefillJob::PushDone() {
 void PrefillJob::CountHandoff(const PrefillEnd& end) {
   PrefillMetrics& metrics = *context_->metrics;
   metrics.handoff_bytes_total.Increment(static_cast<double>(handoff_outcome_.bytes));
+  metrics.handoff_shared_bytes_total.Increment(static_cast<double>(handoff_outcome_.shared_bytes));
   if (!end.handoff_failure.has_value()) {
     if (!commit_sent_) return;
     metrics.handoff_bytes.Observe(static_cast<double>(handoff_outcome_.bytes));

@@ -3,8 +3,9 @@
 //
 //   PrefillJob job(id, call, &context);
 //   if (!job.Start()) ...                    // no memory now
-//   runs.push_back(job.RunFor(chunk));  model.Forward(...);  job.TakeLogits(chunk, rows);
-//   job.PumpHandoff(max_queued_bytes);       // whenever there may be rows or room
+//   runs.push_back(job.RunFor(chunk));
+//   model.Forward(..., [&](int layer) { job.LayerDone(layer, chunk); });     // if job.handing_off()
+//   job.TakeLogits(chunk, rows);
 //   if (absl::optional<PrefillEnd> end = job.Ended()) job.Finish(*end);
 #pragma once
 
@@ -26,7 +27,7 @@
 #include "common/state/memory_budget.h"
 #include "common/state/sequence_state.h"
 #include "common/state/state_codec.h"
-#include "prefill/decode_channels.h"
+#include "prefill/decode_peers.h"
 #include "prefill/handoff_failure.h"
 #include "prefill/handoff_sender.h"
 #include "prefill/prefill_metrics.h"
@@ -45,17 +46,29 @@ struct PrefillCall {
   std::atomic<bool> ended{false};
 };
 
+// How state leaves.
+struct HandoffOptions {
+  HandoffTransport transport = HandoffTransport::kAuto;
+  KvEncoding encoding = KvEncoding::kExact;
+  // State on its way to one decode worker, of all handoffs to it together.
+  int64_t credit_bytes = int64_t{32} << 20;
+  // Fault injection: wait this long before each write.
+  absl::Duration delay;
+};
+
 // What all jobs of an engine use.
 struct PrefillJobContext {
+  explicit PrefillJobContext(const HandoffOptions& options) : handoff(options), peers(options.credit_bytes) {}
+
+  const HandoffOptions handoff;
   Model* model = nullptr;
   std::shared_ptr<const StateLayout> layout;
   MemoryBudget* budget = nullptr;
   PrefillMetrics* metrics = nullptr;
   Sampler sampler;
-  DecodeChannels channels;
+  DecodePeers peers;
   // Wakes the engine, from any thread, also when the engine is gone.
   std::function<void()> wake;
-  absl::Duration handoff_delay;
 };
 
 // How a call is to end.
@@ -76,17 +89,15 @@ class PrefillJob {
   // Reserves the state and opens the handoff. RESOURCE_EXHAUSTED when there is no memory.
   absl::Status Start();
   bool started() const { return started_at_ != absl::InfiniteFuture(); }
-  bool holds_state() const { return state_.has_value(); }
+  bool holds_state() const { return state_ != nullptr; }
 
   // The chunk as a run of a forward call.
   SequenceRun RunFor(const PromptChunk& chunk);
-  // After that call. `logits`: [chunk.logit_rows, vocab_size].
+  bool handing_off() const { return sender_ != nullptr; }
+  // During that call: the layer has seen all of the chunk. What is final of it leaves.
+  void LayerDone(int layer, const PromptChunk& chunk);
+  // After that call. `logits`: [chunk.logit_rows, vocab_size]. After the last chunk, the commit leaves too.
   void TakeLogits(const PromptChunk& chunk, absl::Span<const float> logits);
-
-  bool handing_off() const { return sender_ != nullptr && !commit_sent_ && !ends_with_first_token(); }
-  // Serializes what is final while fewer than `max_queued_bytes` wait to be written, and at the end the commit: then
-  // the state is freed.
-  void PumpHandoff(int64_t max_queued_bytes);
 
   // How the call is to end, once that is known.
   absl::optional<PrefillEnd> Ended() const;
@@ -101,6 +112,7 @@ class PrefillJob {
   void Push(worker::v1::PrefillEvent event);
   void ScoreRow(int64_t position, absl::Span<const float> logits, worker::v1::PromptScores* scores) const;
   void SampleFirstToken(absl::Span<const float> logits);
+  void StartHandoff();
   bool ends_with_first_token() const { return done_reason_.has_value(); }
   PrefillEnd HandoffEnd() const;
   void PushDone();
@@ -115,11 +127,10 @@ class PrefillJob {
   const std::shared_ptr<PrefillCall> call_;
   PrefillJobContext* const context_;
 
-  // Until the last piece of it is serialized.
-  absl::optional<SequenceState> state_;
-  absl::optional<StateWriter> writer_;
+  // Until the last chunk is computed. A handoff keeps it alive by itself until the last piece is on its way.
+  std::shared_ptr<SequenceState> state_;
+  absl::optional<StateCutter> cutter_;
   std::shared_ptr<HandoffSender> sender_;
-  bool header_sent_ = false;
   bool commit_sent_ = false;
 
   bool computed_ = false;

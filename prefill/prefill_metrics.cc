@@ -32,6 +32,8 @@ PrefillMetrics::PrefillMetrics(Metrics* metrics, const std::string& model)
       handoff_exposed_seconds(metrics->AddHistogram(kHandoffSeconds, kHandoffSecondsHelp, StepSecondsBuckets(),
                                                     {{"model", model}, {"phase", "exposed"}})),
       handoff_bytes_total(metrics->AddCounter("baton_handoff_bytes_total", "State bytes sent.", {{"model", model}})),
+      handoff_shared_bytes_total(metrics->AddCounter("baton_handoff_shared_bytes_total",
+                                                     "State bytes sent through shared memory.", {{"model", model}})),
       handoff_bytes(metrics->AddHistogram("baton_handoff_bytes", "State bytes of one handoff.", BytesBuckets(),
                                           {{"model", model}})),
       handoff_cancelled(

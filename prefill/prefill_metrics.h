@@ -24,6 +24,7 @@ struct PrefillMetrics {
   prometheus::Histogram& handoff_total_seconds;
   prometheus::Histogram& handoff_exposed_seconds;
   prometheus::Counter& handoff_bytes_total;
+  prometheus::Counter& handoff_shared_bytes_total;
   prometheus::Histogram& handoff_bytes;
   prometheus::Counter& handoff_cancelled;
   prometheus::Counter& handoff_unreachable;

@@ -1,6 +1,7 @@
 #include "prefill/prefill_role.h"
 
 #include "absl/time/time.h"
+#include "prefill/handoff_flags.h"
 
 namespace baton {
 
@@ -20,12 +21,16 @@ void PrefillRole::AddFlags(CLI::App& app) {
       ->check(CLI::Range(1, kMaxQueue))
       ->type_name("N")
       ->capture_default_str();
+  AddHandoffFlags(app, &handoff_);
   app.add_option("--inject-handoff-delay-ms", inject_handoff_delay_ms_,
                  "For tests: wait before each write of a handoff")
       ->check(CLI::Range(0, kMaxDelayMs))
       ->type_name("N")
       ->capture_default_str();
 }
+
+// A decode worker or two, and their shared memory.
+int64_t PrefillRole::handoff_bytes() const { return 4 * handoff_.credit_bytes; }
 
 BatchLimits PrefillRole::batch_limits() const {
   return {.rows = chunk_tokens_, .logit_rows = PrefillEngineOptions().step_logit_rows};
@@ -37,7 +42,8 @@ absl::Status PrefillRole::Start(const WorkerContext& context) {
   options.step_tokens = chunk_tokens_;
   options.max_queue = max_queue_;
   options.step_delay = absl::Milliseconds(context.flags.inject_step_delay_ms);
-  options.handoff_delay = absl::Milliseconds(inject_handoff_delay_ms_);
+  handoff_.delay = absl::Milliseconds(inject_handoff_delay_ms_);
+  options.handoff = handoff_;
   engine_ = std::make_unique<PrefillEngine>(options, context.model, context.budget, metrics_.get(), context.load);
 
   PrefillLimits limits;

@@ -20,7 +20,7 @@ class PrefillRole final : public WorkerRole {
   void AddFlags(CLI::App& app) override;
   int max_run_tokens() const override { return chunk_tokens_; }
   BatchLimits batch_limits() const override;
-  int64_t handoff_bytes() const override { return PrefillEngineOptions().outbound_bytes; }
+  int64_t handoff_bytes() const override;
   absl::Status Start(const WorkerContext& context) override;
   std::vector<grpc::Service*> services() override { return {service_.get()}; }
   void Stop() override;
@@ -28,6 +28,7 @@ class PrefillRole final : public WorkerRole {
  private:
   int chunk_tokens_ = 512;
   int max_queue_ = 256;
+  HandoffOptions handoff_;
   int inject_handoff_delay_ms_ = 0;
   std::unique_ptr<PrefillMetrics> metrics_;
   std::unique_ptr<PrefillEngine> engine_;

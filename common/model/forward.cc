@@ -31,7 +31,8 @@ ForwardPass::ForwardPass(const ModelConfig& config, const ModelWeights& weights,
       embedding_scale_(EmbeddingScale(config, compute)),
       rope_(config.rope_theta, config.rotary_dim) {}
 
-void ForwardPass::Run(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer) {
+void ForwardPass::Run(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer,
+                      const LayerDone& layer_done) {
   for (const SequenceRun& run : runs) run.state->PrepareRun(static_cast<int64_t>(run.tokens.size()));
   PlanRows(runs);
   rope_.Prepare(pool_, positions_);
@@ -51,6 +52,7 @@ void ForwardPass::Run(absl::Span<const SequenceRun> runs, absl::Span<float> logi
     } else {
       AttentionBlock(i, layer.attention, h, y);
     }
+    if (layer_done) layer_done(i);
     AddToResidual(layer.mixer_output_norm, y, &layer.mlp_norm);
 
     MlpBlock(layer.mlp, h, y);

@@ -39,7 +39,8 @@ class ForwardPass {
   ForwardPass(const ModelConfig& config, const ModelWeights& weights, ComputeMode compute, ThreadPool& pool);
 
   // Model::Forward. The batch has been checked.
-  void Run(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer);
+  void Run(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer,
+           const LayerDone& layer_done);
 
  private:
   // Up to kMaxTileQueries (row, query head) pairs of one run that share a kv head. Pair p is row p / group, head

@@ -112,7 +112,8 @@ std::shared_ptr<const StateLayout> Model::MakeStateLayout(int max_run_tokens) co
   return std::make_shared<const StateLayout>(LayoutOf(config(), compute(), max_run_tokens));
 }
 
-void Model::Forward(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer) {
+void Model::Forward(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer,
+                    const LayerDone& layer_done) {
   if (runs.empty()) {
     BATON_CHECK(logits.empty());
     return;
@@ -133,7 +134,7 @@ void Model::Forward(absl::Span<const SequenceRun> runs, absl::Span<float> logits
     logit_rows += run.tokens.size() - run.logits_from;
   }
   BATON_CHECK(logits.size() == logit_rows * static_cast<size_t>(config().vocab_size));
-  impl_->forward->Run(runs, logits, observer);
+  impl_->forward->Run(runs, logits, observer, layer_done);
 }
 
 }  // namespace baton

@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -62,6 +63,10 @@ class ForwardObserver {
   virtual void OnHidden(absl::string_view what, absl::Span<const float> rows) = 0;
 };
 
+// Called on the thread that calls Forward, once for each layer in order, when the layer's part of all states is as the
+// call leaves it (the states have not advanced yet): it may leave for elsewhere while later layers are computed.
+using LayerDone = std::function<void(int layer)>;
+
 class Model {
  public:
   // Errors as Checkpoint::Open and PackWeights. Prints nothing.
@@ -87,7 +92,8 @@ class Model {
   // Runs the batch. `logits`: [sum over runs of (tokens.size() - logits_from), vocab_size], soft-capped, in run order.
   // Every token id must be in [0, vocab_size) and every state must have room: callers check (CHECKed here). Not
   // thread-safe: one engine thread per model.
-  void Forward(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer = nullptr);
+  void Forward(absl::Span<const SequenceRun> runs, absl::Span<float> logits, ForwardObserver* observer = nullptr,
+               const LayerDone& layer_done = nullptr);
 
  private:
   struct Impl;

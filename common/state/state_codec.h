@@ -1,14 +1,17 @@
 // The wire format of a sequence state (docs/state-format.md): a header, sections, a commit. Written in pieces while
 // prefill computes; read into a state that was reserved beforehand; nothing of it counts before the commit verifies.
 //
-// Writer (prefill side): one per handoff.
+// Writer: one per handoff. Into one buffer:
 //   StateWriter writer(fingerprint, layout, prompt_tokens);
 //   writer.AppendHeader(&bytes);
 //   for each chunk:  forward(...);  writer.AppendPieces(state, &bytes);   // what became final and will be needed
 //   writer.AppendCommit(first_token, &bytes);
 //   Cut `bytes` into messages with WholeStateFrames.
+// Without copying rows, from pieces that a StateCutter names while a layer after the other is computed:
+//   StateFrameWriter frames(fingerprint, layout, prompt_tokens, KvEncoding::kExact);
+//   frames.WriteHeader(&chain);  frames.WritePiece(piece, owner, &chain); ...  frames.WriteCommit(first_token, &chain);
 //
-// Reader (decode side): one per reservation. Any byte sequence is safe to feed.
+// Reader (decode side): one per reservation. Any byte sequence is safe to feed, also one that changes while it is read.
 //   StateReader reader(fingerprint, &state);
 //   absl::Status s = reader.Feed(chunk);      // INVALID_ARGUMENT / DATA_LOSS / FAILED_PRECONDITION; final once not OK
 //   if (reader.committed()) { ... reader.commit().position ... }
@@ -16,19 +19,26 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
+#include "absl/types/span.h"
+#include "common/state/byte_slices.h"
 #include "common/state/fingerprint.h"
 #include "common/state/sequence_state.h"
+#include "common/state/state_pieces.h"
 
 namespace baton {
 
-// No frame is longer, unless one position of one layer (or one layer's recurrent state) is.
-inline constexpr size_t kStateFrameTargetBytes = size_t{256} << 10;
+// No frame is longer, unless one position of one layer (or one layer's recurrent state) is. A page of 256 KiB fits.
+inline constexpr size_t kStateFrameTargetBytes = (size_t{256} << 10) + 64;
+
+// How K and V travel. kInt8 loses precision: 8-bit codes with one bfloat16 scale for each (position, head, K or V).
+enum class KvEncoding : uint8_t { kExact = 0, kInt8 = 1 };
 
 // Where to cut what a StateWriter wrote: the length of the longest prefix that is whole frames and at most `max_bytes`
 // long, or of the first frame if that alone is longer. 0 only for empty `frames`.
@@ -50,43 +60,55 @@ struct CommitRecord {
   FirstTokenRecord first_token;
 };
 
-class StateWriter {
+// Serializes frames one by one. Rows are referenced where they lie, not copied (kInt8 makes new ones).
+class StateFrameWriter {
  public:
-  // `layout` must outlive the writer. `final_position`: where the handoff will happen (prompt length); window rows that
-  // will have left the window by then are never sent.
-  StateWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position);
+  // `layout` must outlive it. `final_position`: where the handoff will happen (prompt length).
+  StateFrameWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position,
+                   KvEncoding encoding = KvEncoding::kExact);
 
-  // Call first. Appends the stream header.
-  void AppendHeader(std::string* out);
-  // Appends the sections for all positions in [already sent, state.position()) that decode needs. Recurrent sections
-  // are written only once state.position() == final_position.
-  void AppendPieces(const SequenceState& state, std::string* out);
-  // The same in parts, for a sender with limited room: appends at most `max_bytes` (or one frame, if that alone is
-  // longer). True when nothing is left for now; else call it again, with the state where it is or further on.
-  bool AppendPieces(const SequenceState& state, size_t max_bytes, std::string* out);
-  // Call once, after AppendPieces at final_position.
-  void AppendCommit(const FirstTokenRecord& first_token, std::string* out);
+  // First.
+  void WriteHeader(ByteChain* out);
+  // `owner` keeps the rows that the piece names alive.
+  void WritePiece(const StatePiece& piece, const std::shared_ptr<const void>& owner, ByteChain* out);
+  // Last, when all pieces of the final position have been written.
+  void WriteCommit(const FirstTokenRecord& first_token, ByteChain* out);
+  // Bytes that WritePiece will append.
+  size_t FrameBytes(const StatePiece& piece) const;
 
  private:
-  // The next section of the sweep, or nothing when that would take more than max_bytes and not `always`.
-  bool AppendSection(const SequenceState& state, bool always, size_t max_bytes, std::string* out);
-  void AppendKv(const SequenceState& state, int layer, int64_t first, int64_t count, std::string* out);
-  void AppendRecurrent(const SequenceState& state, int layer, std::string* out);
-  void EndSection(size_t frame_begin, std::string* out);
+  size_t PayloadBytes(const StatePiece& piece) const;
+  std::string EncodeInt8(const StatePiece& piece) const;
 
   Fingerprint fingerprint_;
   const StateLayout* layout_;
   int64_t final_position_;
+  KvEncoding encoding_;
   bool header_written_ = false;
   bool commit_written_ = false;
-  // Every layer has been written for all positions before this one.
-  int64_t sent_position_ = 0;
-  // A sweep writes positions [sent_position_, sweep_end_) layer by layer; it has come to this layer and position.
-  int64_t sweep_end_ = 0;
-  size_t sweep_layer_ = 0;
-  int64_t sweep_position_ = 0;
   uint64_t sections_ = 0;
   uint64_t chain_ = 0;
+};
+
+// The same into strings, for those who have the whole state at hand.
+class StateWriter {
+ public:
+  // As StateFrameWriter. Window rows that will have left the window at `final_position` are never written.
+  StateWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position,
+              KvEncoding encoding = KvEncoding::kExact);
+
+  // Call first. Appends the stream header.
+  void AppendHeader(std::string* out);
+  // Appends the sections of what is final at state.position(), will be needed and was not appended before: K and V in
+  // whole pages, up to the final position; recurrent state once it is reached.
+  void AppendPieces(const SequenceState& state, std::string* out);
+  // Call once, after AppendPieces at final_position.
+  void AppendCommit(const FirstTokenRecord& first_token, std::string* out);
+
+ private:
+  StateCutter cutter_;
+  StateFrameWriter frames_;
+  bool header_written_ = false;
 };
 
 class StateReader {
@@ -94,11 +116,12 @@ class StateReader {
   // `state` must outlive the reader, be freshly created, and is modified by Feed up to the commit; not after it.
   StateReader(const Fingerprint& expected, SequenceState* state);
 
-  // Whole frames only (a chunk boundary never splits a frame).
+  // Whole frames only (a chunk boundary never splits a frame); slices may cut them anywhere.
   //   FAILED_PRECONDITION  version, fingerprint or layout differ
   //   INVALID_ARGUMENT     malformed, out of range, duplicate or missing sections
   //   DATA_LOSS            a checksum does not match
-  absl::Status Feed(absl::string_view frames);
+  absl::Status Feed(absl::Span<const absl::string_view> slices);
+  absl::Status Feed(absl::string_view frames) { return Feed(absl::MakeConstSpan(&frames, 1)); }
   bool committed() const { return commit_.has_value(); }
   // Only when committed. Token ids are >= 0, but the wire does not know the vocabulary: check them against it.
   const CommitRecord& commit() const { return *commit_; }
@@ -106,24 +129,29 @@ class StateReader {
 
  private:
   // Consumes one frame.
-  absl::Status FeedNext(absl::string_view* frames);
-  absl::Status FeedHeader(absl::string_view payload, uint64_t checksum);
-  absl::Status CheckLayer(absl::string_view header, uint32_t index) const;
-  absl::Status CheckSection(absl::string_view payload, bool recurrent) const;
-  absl::Status FeedKv(absl::string_view payload);
-  absl::Status FeedRecurrent(absl::string_view payload);
-  absl::Status FeedCommit(absl::string_view payload);
+  absl::Status FeedNext(SliceCursor* frames);
+  absl::Status FeedHeader(SliceCursor payload, uint64_t checksum);
+  absl::Status CheckLayer(SliceCursor* header, uint32_t index) const;
+  absl::Status CheckSection(uint32_t layer, bool recurrent) const;
+  absl::Status FeedKv(SliceCursor payload);
+  void StoreRows(int layer, int64_t first, int64_t count, SliceCursor rows);
+  void StoreInt8Rows(int layer, int64_t first, int64_t count, SliceCursor rows);
+  absl::Status FeedRecurrent(SliceCursor payload);
+  absl::Status FeedCommit(SliceCursor payload);
 
   Fingerprint expected_;
   SequenceState* state_;
   absl::Status status_;
   bool header_seen_ = false;
+  KvEncoding encoding_ = KvEncoding::kExact;
   int64_t final_position_ = 0;
   // Per layer. KV: rows are sent in ascending order; the next expected position. Recurrent: 0 or 1 received.
   std::vector<int64_t> progress_;
   uint64_t sections_ = 0;
   uint64_t chain_ = 0;
   int64_t bytes_received_ = 0;
+  std::vector<char> row_;  // scratch of StoreInt8Rows
+  std::vector<float> values_;
   absl::optional<CommitRecord> commit_;
 };
 

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "common/base/status_macros.h"
 
 namespace baton::wire {
 
@@ -23,7 +24,11 @@ static_assert(std::endian::native == std::endian::little, "integers and elements
 enum class FrameType : uint8_t { kHeader = 1, kKv = 2, kRecurrent = 3, kCommit = 4 };
 
 inline constexpr absl::string_view kMagic("BATONSEQ", 8);
-inline constexpr uint32_t kVersion = 1;
+// The version of streams without features, and the one that has room for them.
+inline constexpr uint32_t kPlainVersion = 1;
+inline constexpr uint32_t kVersion = 2;
+// Features of a version 2 header.
+inline constexpr uint32_t kInt8Kv = 1;
 
 // Around a payload.
 inline constexpr size_t kFramePrefixBytes = 8;
@@ -39,20 +44,29 @@ inline constexpr size_t kCommitBytes = 36;
 inline constexpr size_t kTopLogprobBytes = 8;
 inline constexpr size_t kMaxTopLogprobs = 256;
 
+// One (position, head, K or V) in int8: codes, one for each element, and their scale.
+inline constexpr size_t kInt8ScaleBytes = 2;
+
 template <typename T>
 void Put(T value, std::string* out) {
   out->append(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
-// The caller has checked that the value lies within `bytes`.
-template <typename T>
-T Get(absl::string_view bytes, size_t offset) {
-  T value;
-  std::memcpy(&value, bytes.data() + offset, sizeof(value));
-  return value;
-}
+// XXH3-64 of bytes that come in several pieces.
+class Checksum {
+ public:
+  Checksum() : state_(XXH3_createState()) {
+    BATON_CHECK(state_ != nullptr);
+    XXH3_64bits_reset(state_);
+  }
+  Checksum(const Checksum&) = delete;
+  ~Checksum() { XXH3_freeState(state_); }
+  void Add(absl::string_view bytes) { XXH3_64bits_update(state_, bytes.data(), bytes.size()); }
+  uint64_t Finish() const { return XXH3_64bits_digest(state_); }
 
-inline uint64_t Checksum(absl::string_view bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+ private:
+  XXH3_state_t* const state_;
+};
 
 // Binds a section to everything before it.
 inline uint64_t ExtendChain(uint64_t chain, uint64_t section_checksum) {

@@ -203,12 +203,12 @@ RunStream::Result RunStream::End() {
   return result;
 }
 
-Sender::Sender(Decode::Stub& stub) : writer_(stub.Receive(&context_, &response_)) {}
+Sender::Sender(Decode::Stub& stub) : stream_(stub.Receive(&context_)) {}
 
 Sender::~Sender() {
   if (finished_) return;
   Cancel();
-  writer_->Finish();
+  stream_->Finish();
 }
 
 bool Sender::Send(const worker::v1::Reservation& reservation, const std::string& data) {
@@ -217,17 +217,19 @@ bool Sender::Send(const worker::v1::Reservation& reservation, const std::string&
   chunk.set_generation(reservation.generation());
   chunk.set_boot_id(reservation.boot_id());
   chunk.set_data(data);
-  return writer_->Write(chunk);
+  return stream_->Write(chunk);
 }
 
 absl::Status Sender::End() {
-  writer_->WritesDone();
+  stream_->WritesDone();
   return Wait();
 }
 
 absl::Status Sender::Wait() {
   finished_ = true;
-  return FromGrpcStatus(writer_->Finish());
+  worker::v1::ReceiveResponse answer;
+  while (stream_->Read(&answer)) response_ = answer;
+  return FromGrpcStatus(stream_->Finish());
 }
 
 absl::Status HandOver(Decode::Stub& stub, const worker::v1::Reservation& reservation,

@@ -90,12 +90,13 @@ class Sender {
   // Waits for an answer that must come without the sender's doing.
   absl::Status Wait();
   void Cancel() { context_.TryCancel(); }
+  // The last answer.
   const worker::v1::ReceiveResponse& response() const { return response_; }
 
  private:
   grpc::ClientContext context_;
   worker::v1::ReceiveResponse response_;
-  std::unique_ptr<grpc::ClientWriter<worker::v1::StateChunk>> writer_;
+  std::unique_ptr<grpc::ClientReaderWriter<worker::v1::StateChunk, worker::v1::ReceiveResponse>> stream_;
   bool finished_ = false;
 };
 

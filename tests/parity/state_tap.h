@@ -36,21 +36,23 @@ class StateTap final : public worker::v1::Decode::Service {
     return bytes;
   }
 
-  grpc::Status Receive(grpc::ServerContext* context, grpc::ServerReader<worker::v1::StateChunk>* reader,
-                       worker::v1::ReceiveResponse* response) override {
+  grpc::Status Receive(grpc::ServerContext* context,
+                       grpc::ServerReaderWriter<worker::v1::ReceiveResponse, worker::v1::StateChunk>* from) override {
     grpc::ClientContext onward;
-    const std::unique_ptr<grpc::ClientWriter<worker::v1::StateChunk>> writer = stub_->Receive(&onward, response);
+    const auto to = stub_->Receive(&onward);
     worker::v1::StateChunk chunk;
     std::string bytes;
     uint64_t id = 0;
     uint64_t generation = 0;
-    for (bool first = true; reader->Read(&chunk); first = false) {
+    for (bool first = true; from->Read(&chunk); first = false) {
       if (first) {
         id = chunk.reservation_id();
         generation = chunk.generation();
       }
       bytes += chunk.data();
-      writer->Write(chunk);
+      // So that all of it passes here.
+      chunk.clear_offer();
+      to->Write(chunk);
     }
     // Cancelled by the prefill worker: so is what went on.
     if (context->IsCancelled()) onward.TryCancel();
@@ -58,8 +60,10 @@ class StateTap final : public worker::v1::Decode::Service {
       absl::MutexLock lock(&mutex_);
       streams_[{id, generation}] = std::move(bytes);
     }
-    writer->WritesDone();
-    return writer->Finish();
+    to->WritesDone();
+    worker::v1::ReceiveResponse answer;
+    while (to->Read(&answer)) from->Write(answer);
+    return to->Finish();
   }
 
  private:

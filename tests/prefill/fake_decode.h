@@ -105,10 +105,10 @@ class FakeDecode final : public worker::v1::Decode::Service {
     return Eventually([&] { return Get(id).ended; });
   }
 
-  grpc::Status Receive(grpc::ServerContext* context, grpc::ServerReader<worker::v1::StateChunk>* reader,
-                       worker::v1::ReceiveResponse* response) override {
+  grpc::Status Receive(grpc::ServerContext* context,
+                       grpc::ServerReaderWriter<worker::v1::ReceiveResponse, worker::v1::StateChunk>* stream) override {
     worker::v1::StateChunk chunk;
-    if (!reader->Read(&chunk)) return grpc::Status(grpc::StatusCode::CANCELLED, "nothing came");
+    if (!stream->Read(&chunk)) return grpc::Status(grpc::StatusCode::CANCELLED, "nothing came");
     const uint64_t id = chunk.reservation_id();
     const Script script = Begin(id, chunk);
     grpc::Status status = script.status;
@@ -116,10 +116,12 @@ class FakeDecode final : public worker::v1::Decode::Service {
       status = grpc::Status::OK;
       Record(id, chunk);
       if (script.behaviour == Behaviour::kStall) WaitForRelease(id, context);
-      while (reader->Read(&chunk)) Record(id, chunk);
+      while (stream->Read(&chunk)) Record(id, chunk);
       HalfClosed(id, !context->IsCancelled());
       if (script.behaviour == Behaviour::kStallAnswer) WaitForRelease(id, context);
-      response->set_position(script.position);
+      worker::v1::ReceiveResponse response;
+      response.set_position(script.position);
+      stream->Write(response);
     }
     absl::MutexLock lock(&mutex_);
     calls_[id].cancelled = context->IsCancelled();

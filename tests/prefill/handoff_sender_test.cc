@@ -4,10 +4,12 @@
 
 #include <atomic>
 #include <string>
+#include <utility>
+#include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status_mapping.h"
+#include "tests/common/state/test_states.h"
 #include "tests/prefill/fake_decode.h"
 
 namespace baton {
@@ -15,8 +17,19 @@ namespace {
 
 using Behaviour = FakeDecode::Behaviour;
 
+constexpr int64_t kTokens = 64 * 64;
+
 class HandoffSenderTest : public ::testing::Test {
  protected:
+  // 16 MiB in pages of 256 KiB: far more than fits anywhere between two processes.
+  HandoffSenderTest() : layout_(MakeLayout({GlobalLayer(4, 256)}, ElementType::kBF16, /*page_tokens=*/64, kTokens)) {
+    auto* state = new SequenceState(MakeState(layout_, budget_, kTokens));
+    RunTokens(*state, kTokens);
+    state_ = std::shared_ptr<SequenceState>(state);
+    StateCutter cutter(*layout_, kTokens);
+    cutter.AllLayersDone(*state, &pieces_);
+  }
+
   std::shared_ptr<HandoffSender> Start(uint64_t id, HandoffSenderOptions options = {}) {
     return StartTo(decode_.endpoint(), id, options);
   }
@@ -26,38 +39,90 @@ class HandoffSenderTest : public ::testing::Test {
     target.set_boot_id("boot");
     target.set_reservation_id(id);
     target.set_generation(7);
-    return HandoffSender::Start(NewChannel(endpoint), target, options, [wakes = wakes_] { ++*wakes; });
+    peer_ = std::make_shared<DecodePeer>(NewChannel(endpoint), int64_t{4} << 20);
+    return HandoffSender::Start(peer_, target, {TestFingerprint(), layout_, kTokens, state_}, options,
+                                [wakes = wakes_] { ++*wakes; });
+  }
+  void SendAll(HandoffSender& sender) {
+    for (const StatePiece& piece : pieces_) sender.Send({piece});
+    sender.Commit({.id = 9});
   }
   static bool WaitForOver(const HandoffSender& sender) {
     return Eventually([&] { return sender.over(); });
   }
+  // What has come is the state.
+  void ExpectState(const std::string& bytes) {
+    SequenceState received = MakeState(layout_, budget_, kTokens + 1);
+    StateReader reader(TestFingerprint(), &received);
+    ASSERT_TRUE(reader.Feed(bytes).ok()) << reader.Feed("");
+    ASSERT_TRUE(reader.committed());
+    EXPECT_EQ(reader.commit().first_token.id, 9);
+    EXPECT_TRUE(VisibleBytes(received) == VisibleBytes(*state_));
+  }
 
+  MemoryBudget budget_{int64_t{1} << 30};
+  std::shared_ptr<const StateLayout> layout_;
+  std::shared_ptr<SequenceState> state_;
+  std::vector<StatePiece> pieces_;
   FakeDecode decode_;
+  std::shared_ptr<DecodePeer> peer_;
   std::shared_ptr<std::atomic<int>> wakes_ = std::make_shared<std::atomic<int>>(0);
 };
 
-TEST_F(HandoffSenderTest, FramesArriveInOrderAndTheAnswerComesBack) {
+TEST_F(HandoffSenderTest, TheStateArrivesAndTheAnswerComesBack) {
   decode_.Plan(1, {Behaviour::kAccept, grpc::Status::OK, 42});
   const std::shared_ptr<HandoffSender> sender = Start(1);
-  std::string expected;
-  for (int i = 0; i < 100; ++i) {
-    const std::string frames = absl::StrCat("frame ", i, std::string(i * 100, 'x'));
-    expected += frames;
-    sender->Send(frames);
-  }
-  sender->FinishSending();
+  SendAll(*sender);
   ASSERT_TRUE(WaitForOver(*sender));
   const HandoffOutcome outcome = sender->outcome();
   EXPECT_TRUE(outcome.status.ok()) << outcome.status;
   EXPECT_EQ(outcome.position, 42);
-  EXPECT_EQ(outcome.bytes, static_cast<int64_t>(expected.size()));
+  EXPECT_EQ(outcome.shared_bytes, 0);
   EXPECT_LE(outcome.first_write, outcome.ended);
   EXPECT_EQ(sender->queued_bytes(), 0);
-  EXPECT_TRUE(Eventually([&] { return *wakes_ >= 1; }));
+  EXPECT_TRUE(Eventually([&] { return *wakes_ == 1; }));
+  EXPECT_EQ(peer_->credit.taken(), 0);
   const FakeDecode::Received received = decode_.Get(1);
-  EXPECT_EQ(received.bytes, expected);
+  EXPECT_EQ(outcome.bytes, static_cast<int64_t>(received.bytes.size()));
   EXPECT_EQ(received.first.generation(), 7u);
   EXPECT_EQ(received.first.boot_id(), "boot");
+  EXPECT_FALSE(received.first.has_offer());
+  ExpectState(received.bytes);
+}
+
+// An offer that nobody answers changes nothing.
+TEST_F(HandoffSenderTest, AnUnansweredOfferIsNoHindrance) {
+  decode_.Plan(1, {Behaviour::kAccept, grpc::Status::OK, 42});
+  HandoffSenderOptions options;
+  options.offer_shared_memory = true;
+  const std::shared_ptr<HandoffSender> sender = Start(1, options);
+  SendAll(*sender);
+  ASSERT_TRUE(WaitForOver(*sender));
+  EXPECT_TRUE(sender->outcome().status.ok()) << sender->outcome().status;
+  EXPECT_EQ(sender->outcome().shared_bytes, 0);
+  const FakeDecode::Received received = decode_.Get(1);
+  EXPECT_TRUE(received.first.has_offer());
+  ExpectState(received.bytes);
+}
+
+// The state lives as long as pieces of it wait, and no longer.
+TEST_F(HandoffSenderTest, TheStateIsLetGoWhenItIsWritten) {
+  decode_.Plan(1, {Behaviour::kStall, grpc::Status::OK, 42});
+  const std::shared_ptr<HandoffSender> sender = Start(1);
+  std::weak_ptr<SequenceState> state = state_;
+  const std::string bytes = VisibleBytes(*state_);
+  SendAll(*sender);
+  state_.reset();
+  ASSERT_TRUE(decode_.WaitForMessages(1, 1));
+  EXPECT_FALSE(state.expired());
+  decode_.Release(1);
+  ASSERT_TRUE(WaitForOver(*sender));
+  EXPECT_TRUE(Eventually([&] { return state.expired(); }));
+  EXPECT_TRUE(Eventually([&] { return budget_.used() == 0; }));
+  SequenceState received = MakeState(layout_, budget_, kTokens + 1);
+  StateReader reader(TestFingerprint(), &received);
+  ASSERT_TRUE(reader.Feed(decode_.Get(1).bytes).ok());
+  EXPECT_TRUE(VisibleBytes(received) == bytes);
 }
 
 // Nothing is being written when the receiver ends the call: the sender learns of it all the same.
@@ -65,21 +130,19 @@ TEST_F(HandoffSenderTest, ARefusalIsNoticedWithoutAWrite) {
   grpc::Status refusal = ToGrpcStatus(WithReason(absl::NotFoundError("no such reservation"), "SOME_REASON"));
   decode_.Plan(1, {Behaviour::kRefuse, refusal, 0});
   const std::shared_ptr<HandoffSender> sender = Start(1);
-  sender->Send("header");
   ASSERT_TRUE(WaitForOver(*sender));
   EXPECT_TRUE(absl::IsNotFound(sender->outcome().status));
   EXPECT_EQ(ErrorReason(sender->outcome().status), "SOME_REASON");
   // Late calls of an engine that has not looked yet.
-  sender->Send("more");
-  sender->FinishSending();
+  SendAll(*sender);
   sender->Cancel();
   EXPECT_EQ(sender->queued_bytes(), 0);
+  EXPECT_EQ(peer_->credit.taken(), 0);
 }
 
 TEST_F(HandoffSenderTest, ADeadReceiverIsNoticedWithoutAWrite) {
   decode_.Plan(1, {Behaviour::kStall, grpc::Status::OK, 0});
   const std::shared_ptr<HandoffSender> sender = Start(1);
-  sender->Send("header");
   ASSERT_TRUE(decode_.WaitForMessages(1, 1));
   EXPECT_FALSE(sender->over());
   decode_.Die();
@@ -91,35 +154,28 @@ TEST_F(HandoffSenderTest, AnUnreachableEndpointEndsTheCall) {
   const std::string endpoint = decode_.endpoint();
   decode_.Die();
   const std::shared_ptr<HandoffSender> sender = StartTo(endpoint, 1);
-  sender->Send("header");
   ASSERT_TRUE(WaitForOver(*sender));
   EXPECT_TRUE(absl::IsUnavailable(sender->outcome().status)) << sender->outcome().status;
 }
 
-TEST_F(HandoffSenderTest, AStalledReceiverLeavesFramesQueuedUntilItReads) {
+TEST_F(HandoffSenderTest, AStalledReceiverLeavesPiecesQueuedUntilItReads) {
   decode_.Plan(1, {Behaviour::kStall, grpc::Status::OK, 5});
   const std::shared_ptr<HandoffSender> sender = Start(1);
-  constexpr int kFrames = 64;
-  const std::string frame(256 << 10, 'f');
-  for (int i = 0; i < kFrames; ++i) sender->Send(frame);
-  sender->FinishSending();
+  SendAll(*sender);
   ASSERT_TRUE(decode_.WaitForMessages(1, 1));
   EXPECT_GT(sender->queued_bytes(), 0);
   EXPECT_FALSE(sender->over());
-  const int wakes_before = *wakes_;
-  sender->WakeBelow(0);
-  EXPECT_EQ(*wakes_, wakes_before) << "not written yet";
+  EXPECT_LE(peer_->credit.taken(), peer_->credit.bytes());
   decode_.Release(1);
   ASSERT_TRUE(WaitForOver(*sender));
-  EXPECT_TRUE(Eventually([&] { return *wakes_ >= wakes_before + 2; })) << "one for the room, one for the end";
   EXPECT_TRUE(sender->outcome().status.ok()) << sender->outcome().status;
-  EXPECT_EQ(decode_.Get(1).bytes.size(), kFrames * frame.size());
+  ExpectState(decode_.Get(1).bytes);
 }
 
 TEST_F(HandoffSenderTest, CancelEndsAStalledCall) {
   decode_.Plan(1, {Behaviour::kStall, grpc::Status::OK, 0});
   const std::shared_ptr<HandoffSender> sender = Start(1);
-  for (int i = 0; i < 64; ++i) sender->Send(std::string(256 << 10, 'f'));
+  SendAll(*sender);
   ASSERT_TRUE(decode_.WaitForMessages(1, 1));
   sender->Cancel();
   ASSERT_TRUE(WaitForOver(*sender));
@@ -130,31 +186,22 @@ TEST_F(HandoffSenderTest, CancelEndsAStalledCall) {
   sender->Cancel();
 }
 
-TEST_F(HandoffSenderTest, WakeBelowRingsAtOnceWhenThereIsRoom) {
-  const std::shared_ptr<HandoffSender> sender = Start(1);
-  sender->WakeBelow(100);
-  EXPECT_EQ(*wakes_, 1);
-  sender->Cancel();
-  ASSERT_TRUE(WaitForOver(*sender));
-}
-
 TEST_F(HandoffSenderTest, ADelayedWriteArrives) {
   decode_.Plan(1, {Behaviour::kAccept, grpc::Status::OK, 3});
   HandoffSenderOptions options;
   options.write_delay = absl::Milliseconds(1);
   const std::shared_ptr<HandoffSender> sender = Start(1, options);
-  for (int i = 0; i < 5; ++i) sender->Send("frames");
-  sender->FinishSending();
+  SendAll(*sender);
   ASSERT_TRUE(WaitForOver(*sender));
   EXPECT_EQ(sender->outcome().position, 3);
-  EXPECT_EQ(decode_.Get(1).bytes.size(), 30u);
+  ExpectState(decode_.Get(1).bytes);
 }
 
 TEST_F(HandoffSenderTest, CancelDuringTheDelay) {
   HandoffSenderOptions options;
   options.write_delay = absl::Hours(1);
   std::shared_ptr<HandoffSender> sender = Start(1, options);
-  sender->Send("frames");
+  SendAll(*sender);
   sender->Cancel();
   ASSERT_TRUE(WaitForOver(*sender));
   EXPECT_EQ(sender->outcome().bytes, 0);
@@ -170,7 +217,6 @@ TEST_F(HandoffSenderTest, TheDeadlineEndsTheCall) {
   HandoffSenderOptions options;
   options.deadline = std::chrono::system_clock::now() + std::chrono::milliseconds(50);
   const std::shared_ptr<HandoffSender> sender = Start(1, options);
-  sender->Send("header");
   ASSERT_TRUE(WaitForOver(*sender));
   EXPECT_TRUE(absl::IsDeadlineExceeded(sender->outcome().status)) << sender->outcome().status;
 }

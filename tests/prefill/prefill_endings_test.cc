@@ -75,9 +75,6 @@ TEST(PrefillEndingsTest, CancelWhileComputing) {
 TEST(PrefillEndingsTest, CancelWhileHandingOff) {
   for (Behaviour behaviour : {Behaviour::kStall, Behaviour::kStallAnswer}) {
     TestWorkerOptions options = Options(512);
-    // Most of the state has to wait in the worker.
-    options.engine.outbound_bytes = 1;
-    options.engine.min_outbound_bytes = 1;
     TestPrefillWorker worker(&WorkerModel(), options);
     FakeDecode decode;
     decode.Plan(1, {behaviour, grpc::Status::OK, 2000});
@@ -191,8 +188,6 @@ TEST(PrefillEndingsTest, ADeadReceiverEndsOnlyItsOwnPrompts) {
 
 TEST(PrefillEndingsTest, AStalledReceiverHoldsUpNobodyElse) {
   TestWorkerOptions options = Options(256);
-  options.engine.outbound_bytes = 1;
-  options.engine.min_outbound_bytes = 1;
   TestPrefillWorker worker(&WorkerModel(), options);
   FakeDecode decode;
   decode.Plan(1, {Behaviour::kStall, grpc::Status::OK, 2000});
@@ -215,6 +210,36 @@ TEST(PrefillEndingsTest, AStalledReceiverHoldsUpNobodyElse) {
   ASSERT_TRUE(reader.Feed(decode.Get(1).bytes).ok());
   ASSERT_TRUE(reader.committed());
   EXPECT_TRUE(VisibleState(*state) == VisibleState(RunLocally(RandomPrompt(OwnModel(), 2000, 1)).state));
+}
+
+// With credit for one message, whoever stalls holds up all other handoffs to the same receiver, and nobody else.
+TEST(PrefillEndingsTest, AStalledReceiverWithoutCreditHoldsUpOnlyItsOwnPair) {
+  TestWorkerOptions options = Options(256);
+  options.engine.handoff.credit_bytes = 1;
+  TestPrefillWorker worker(&WorkerModel(), options);
+  FakeDecode stalling;
+  FakeDecode healthy;
+  std::vector<std::unique_ptr<PrefillStream>> stalled;
+  for (uint64_t id = 1; id <= 3; ++id) {
+    stalling.Plan(id, {Behaviour::kStall, grpc::Status::OK, 1000});
+    stalled.push_back(worker.Start(worker.RequestTo(stalling.endpoint(), id, RandomPrompt(OwnModel(), 1000, id))));
+    ASSERT_TRUE(stalled.back()->ReadFirstToken()) << "computing does not wait for credit";
+  }
+  for (uint64_t id = 4; id <= 6; ++id) {
+    healthy.Plan(id, {Behaviour::kAccept, grpc::Status::OK, 500});
+    const PrefillResult result =
+        worker.Run(worker.RequestTo(healthy.endpoint(), id, RandomPrompt(OwnModel(), 500, id)));
+    EXPECT_TRUE(result.status.ok()) << result.absl_status();
+  }
+  // Any of them may have been first. Cancelled ones pass the turn on.
+  stalled[1]->Cancel();
+  EXPECT_FALSE(stalled[1]->ReadAll().status.ok());
+  for (uint64_t id = 1; id <= 3; ++id) stalling.Release(id);
+  for (int i : {0, 2}) {
+    const PrefillResult result = stalled[i]->ReadAll();
+    EXPECT_TRUE(result.status.ok()) << result.absl_status();
+  }
+  EXPECT_TRUE(worker.BecomesIdle());
 }
 
 TEST(PrefillEndingsTest, PromptsWaitForMemory) {
@@ -269,8 +294,6 @@ TEST(PrefillEndingsTest, StoppingTheEngineEndsEveryCall) {
 // Calls begin and end at all stages at once; afterwards everything has been given back.
 TEST(PrefillEndingsTest, RandomCancelsLeaveNothingBehind) {
   TestWorkerOptions options = Options(48);
-  options.engine.outbound_bytes = 4096;
-  options.engine.min_outbound_bytes = 4096;
   options.memory = WorkerModel().MakeStateLayout(48)->BytesFor(800);
   TestPrefillWorker worker(&WorkerModel(), options);
   FakeDecode decode;

@@ -3,9 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
+#include "common/compute/bf16.h"
 #include "tests/common/state/state_frames.h"
 #include "tests/common/state/test_states.h"
 
@@ -137,35 +139,138 @@ TEST(StateCodecTest, PiecesMayBeSkippedAndCallsRepeated) {
   EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(sender));
 }
 
-TEST(StateCodecTest, PartsOfAnySizeMakeTheSameState) {
+// The network cuts a message anywhere, also within numbers.
+TEST(StateCodecTest, SlicesMayCutFramesAnywhere) {
   MemoryBudget budget(kPlenty);
-  auto layout = MixedLayout();
-  constexpr int64_t kTokens = 150;
-  SequenceState reference = MakeState(layout, budget, kTokens);
-  for (int i = 0; i < kTokens; ++i) RunTokens(reference, 1);
-  for (size_t max_bytes : {size_t{1}, size_t{700}, size_t{5000}, size_t{1} << 20}) {
-    SequenceState sender = MakeState(layout, budget, kTokens);
-    StateWriter writer(TestFingerprint(), *layout, kTokens);
-    SequenceState receiver = MakeState(layout, budget, kTokens + 1);
+  SequenceState sender = MakeState(MixedLayout(ElementType::kBF16, 8, 4), budget, 19);
+  const std::string stream = WriteStream(sender, 19, 4, TokenWithLogprobs());
+  for (size_t size : {size_t{1}, size_t{2}, size_t{7}, size_t{64}, size_t{1000}}) {
+    std::vector<absl::string_view> slices = {""};
+    for (size_t at = 0; at < stream.size(); at += size) slices.push_back(absl::string_view(stream).substr(at, size));
+    slices.push_back("");
+    SequenceState receiver = MakeState(MixedLayout(), budget, 20);
     StateReader reader(TestFingerprint(), &receiver);
-    std::string header;
-    writer.AppendHeader(&header);
-    ASSERT_TRUE(reader.Feed(header).ok());
-    bool all = true;
-    while (sender.position() < kTokens || !all) {
-      // The state advances while a part is still to come.
-      if (sender.position() < kTokens) RunTokens(sender, 1);
-      std::string part;
-      all = writer.AppendPieces(sender, max_bytes, &part);
-      EXPECT_TRUE(all || !part.empty());
-      EXPECT_TRUE(part.size() <= max_bytes || WholeStateFrames(part, max_bytes) == part.size()) << part.size();
-      ASSERT_TRUE(reader.Feed(part).ok());
+    ASSERT_TRUE(reader.Feed(slices).ok()) << size;
+    ASSERT_TRUE(reader.committed());
+    EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(sender)) << size;
+  }
+}
+
+// Layers leave one after the other while the state has not advanced yet, in any order among themselves.
+TEST(StateCodecTest, LayersLeaveOneByOne) {
+  MemoryBudget budget(kPlenty);
+  constexpr int64_t kTokens = 45;
+  constexpr int64_t kChunk = 10;
+  auto layout = MakeLayout({GlobalLayer(2, 4), WindowLayer(1, 6, 21), RecurrentLayer(10, 3), WindowLayer(1, 2, 1)},
+                           ElementType::kBF16, /*page_tokens=*/8, kChunk);
+  SequenceState sender = MakeState(layout, budget, kTokens);
+  const std::shared_ptr<const void> owner(&sender, [](const void*) {});
+  StateCutter cutter(*layout, kTokens);
+  StateFrameWriter frames(TestFingerprint(), *layout, kTokens);
+  SequenceState receiver = MakeState(layout, budget, kTokens + 1);
+  StateReader reader(TestFingerprint(), &receiver);
+  const auto feed = [&](const ByteChain& bytes) {
+    std::string flat;
+    bytes.AppendTo(&flat);
+    EXPECT_EQ(flat.size(), bytes.size());
+    ASSERT_TRUE(reader.Feed(flat).ok()) << reader.Feed("");
+  };
+  ByteChain header;
+  frames.WriteHeader(&header);
+  feed(header);
+  std::vector<StatePiece> pieces;
+  while (sender.position() < kTokens) {
+    EXPECT_FALSE(cutter.complete());
+    const int64_t before = sender.position();
+    const int64_t tokens = std::min(kChunk, kTokens - before);
+    RunTokens(sender, tokens);
+    sender.SetPosition(before);  // as within a forward pass
+    const bool last = before + tokens == kTokens;
+    for (int layer = 0; layer < 4; ++layer) {
+      pieces.clear();
+      cutter.LayerDone(sender, layer, before + tokens, &pieces);
+      for (const StatePiece& piece : pieces) {
+        EXPECT_EQ(piece.layer, layer);
+        EXPECT_TRUE(last || (piece.first + piece.count) % 8 == 0) << "pages that are being filled wait";
+        EXPECT_TRUE(layer != 1 || piece.first >= kTokens - 20) << "what leaves the window is not sent";
+        EXPECT_NE(layer, 3) << "a window of one key needs none";
+        EXPECT_TRUE(piece.bytes.size() == 1 || layer != 0 || piece.count < 8) << "a page is one range";
+        ByteChain bytes;
+        frames.WritePiece(piece, owner, &bytes);
+        feed(bytes);
+      }
+      EXPECT_EQ(pieces.empty(), layer == 3 || (layer == 2 && !last) || (layer == 1 && before + tokens < 32));
     }
-    std::string commit;
-    writer.AppendCommit(PlainToken(), &commit);
-    ASSERT_TRUE(reader.Feed(commit).ok());
-    EXPECT_TRUE(reader.committed());
-    EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(reference)) << max_bytes;
+    sender.SetPosition(before + tokens);
+  }
+  EXPECT_TRUE(cutter.complete());
+  ByteChain commit;
+  frames.WriteCommit(PlainToken(), &commit);
+  feed(commit);
+  ASSERT_TRUE(reader.committed());
+  EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(sender));
+}
+
+// Of every row the receiver gets the nearest that 8 bits and a scale can say; recurrent state is exact.
+TEST(StateCodecTest, Int8RoundsRowsAndNothingElse) {
+  for (ElementType element : {ElementType::kF32, ElementType::kBF16}) {
+    MemoryBudget budget(kPlenty);
+    auto layout = MixedLayout(element);
+    SequenceState sender = MakeState(layout, budget, 19);
+    for (int i = 0; i < 19; ++i) RunTokens(sender, 1);
+    StateWriter writer(TestFingerprint(), *layout, 19, KvEncoding::kInt8);
+    std::string stream;
+    writer.AppendHeader(&stream);
+    writer.AppendPieces(sender, &stream);
+    writer.AppendCommit(PlainToken(), &stream);
+    SequenceState receiver = MakeState(layout, budget, 20);
+    StateReader reader(TestFingerprint(), &receiver);
+    ASSERT_TRUE(reader.Feed(stream).ok()) << reader.Feed("");
+    ASSERT_TRUE(reader.committed());
+    EXPECT_EQ(VisibleBytes(sender) == VisibleBytes(receiver), false);
+    EXPECT_TRUE(std::equal(sender.RgLruState(2).begin(), sender.RgLruState(2).end(), receiver.RgLruState(2).begin()));
+    EXPECT_TRUE(std::equal(sender.ConvState(2).begin(), sender.ConvState(2).end(), receiver.ConvState(2).begin()));
+
+    const auto value = [&](const std::byte* at, int64_t i) {
+      if (element == ElementType::kF32) return reinterpret_cast<const float*>(at)[i];
+      return Bf16ToFloat(reinterpret_cast<const uint16_t*>(at)[i]);
+    };
+    for (int layer : {0, 1}) {
+      const LayerStateSpec& spec = layout->layers[layer];
+      for (int head = 0; head < spec.kv_heads; ++head) {
+        for (int64_t position = sender.FirstNeededPosition(layer, 19); position < 19; ++position) {
+          for (bool keys : {true, false}) {
+            const std::byte* sent =
+                keys ? sender.MutableKeyRow(layer, head, position) : sender.MutableValueRow(layer, head, position);
+            const std::byte* got =
+                keys ? receiver.MutableKeyRow(layer, head, position) : receiver.MutableValueRow(layer, head, position);
+            float largest = 0;
+            for (int i = 0; i < spec.head_dim; ++i) largest = std::max(largest, std::abs(value(sent, i)));
+            for (int i = 0; i < spec.head_dim; ++i) {
+              // Half a step, and the rounding of scale and result to bfloat16.
+              EXPECT_NEAR(value(got, i), value(sent, i), largest * (0.5 / 127 + 1.0 / 128)) << layer << " " << position;
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// Int8 takes 1 byte per element and 2 per (token, kv head, K or V).
+TEST(StateCodecTest, Int8Bytes) {
+  MemoryBudget budget(kPlenty);
+  auto layout = MakeLayout({GlobalLayer(4, 256)}, ElementType::kBF16, /*page_tokens=*/64, 512);
+  SequenceState sender = MakeState(layout, budget, 512);
+  RunTokens(sender, 512);
+  for (KvEncoding encoding : {KvEncoding::kExact, KvEncoding::kInt8}) {
+    StateWriter writer(TestFingerprint(), *layout, 512, encoding);
+    std::string stream;
+    writer.AppendHeader(&stream);
+    writer.AppendPieces(sender, &stream);
+    size_t rows = 0;
+    for (const StateFrame& frame : SplitFrames(stream)) rows += frame.type == kKvFrame ? frame.payload.size() - 16 : 0;
+    EXPECT_EQ(rows, encoding == KvEncoding::kExact ? 512u * 4096 : 512u * (2 * 4 * (256 + 2)));
   }
 }
 

@@ -160,9 +160,9 @@ TEST_F(StateCorruptionTest, ASectionOfAnotherStreamIsRefused) {
 }
 
 TEST_F(StateCorruptionTest, VersionAndFingerprintAreRefusedByName) {
-  const absl::Status version = Read(WithValue<uint32_t>(0, 8, 2));
+  const absl::Status version = Read(WithValue<uint32_t>(0, 8, 3));
   EXPECT_TRUE(absl::IsFailedPrecondition(version));
-  EXPECT_NE(version.message().find("version 2"), absl::string_view::npos) << version;
+  EXPECT_NE(version.message().find("version 3"), absl::string_view::npos) << version;
 
   const absl::Status fingerprint = Read(WithValue<uint8_t>(0, 16, 0xAB));
   EXPECT_TRUE(absl::IsFailedPrecondition(fingerprint));
@@ -174,6 +174,20 @@ TEST_F(StateCorruptionTest, AnotherVersionIsNamedWhateverItsChecksumIs) {
   std::string stream = stream_;
   WriteAt<uint32_t>(9, 8 + 8, &stream);
   EXPECT_TRUE(absl::IsFailedPrecondition(Read(stream)));
+}
+
+TEST_F(StateCorruptionTest, UnknownFeaturesAreRefused) {
+  const auto with = [&](uint32_t version, uint32_t features) {
+    return Read(With(0, [&](std::string* payload) {
+      WriteAt(version, 8, payload);
+      WriteAt(features, 12, payload);
+    }));
+  };
+  EXPECT_TRUE(with(2, 0).ok()) << "features may be absent";
+  EXPECT_TRUE(absl::IsFailedPrecondition(with(2, 2)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(with(2, 3)));
+  EXPECT_TRUE(absl::IsInvalidArgument(with(1, 1))) << "version 1 has none";
+  EXPECT_TRUE(absl::IsInvalidArgument(with(2, 1))) << "sections of another size";
 }
 
 TEST_F(StateCorruptionTest, OtherLayoutsAreRefused) {
