@@ -1,5 +1,6 @@
 #include "common/rpc/worker_main.h"
 
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <utility>
@@ -162,6 +163,8 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
 
 int RunWorkerMain(int argc, const char* const* argv, WorkerRole* role) {
   BlockShutdownSignals();
+  // A limit on the size of files is an error where one is written or shared memory is made, and both do without.
+  std::signal(SIGXFSZ, SIG_IGN);
   // gRPC's own lines on stderr repeat, at length, what our errors say; who wants them sets GRPC_VERBOSITY.
   setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   const std::string role_name = RoleName(*role);

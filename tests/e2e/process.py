@@ -70,6 +70,10 @@ class Process:
         with open(self.log_path, "wb") as log:
             self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
 
+    @property
+    def pid(self):
+        return self._popen.pid
+
     def wait_ready(self):
         line = self._read_line()
         assert line.startswith("READY "), f"{self.role} printed {line!r} instead of READY\n{self.log_tail()}"

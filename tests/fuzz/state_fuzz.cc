@@ -5,6 +5,7 @@
 //   bit 2     frame lengths and checksums are made right, so that the contents are reached
 //   bit 3     the commit's number of sections and chain are made right too
 //   bits 4-5  frames in one chunk, less one
+//   bits 6-7  the bytes of a slice, as a network would deliver them: all of a chunk, 1, 7 or 64
 //
 // Held: no crash; the state moves only by a commit; an error is final; what was committed can be written and read again
 // to the same bytes.
@@ -67,9 +68,13 @@ void Run(uint8_t choices, absl::string_view bytes) {
   SequenceState state = MakeState(layout, budget, kMaxTokens);
   StateReader reader(TestFingerprint(), &state);
 
+  constexpr size_t kSliceBytes[] = {size_t{1} << 30, 1, 7, 64};
+  const size_t slice_bytes = kSliceBytes[choices >> 6];
   absl::Status status;
   const auto feed = [&](absl::string_view chunk) {
-    const absl::Status now = reader.Feed(chunk);
+    std::vector<absl::string_view> slices;
+    for (size_t at = 0; at < chunk.size(); at += slice_bytes) slices.push_back(chunk.substr(at, slice_bytes));
+    const absl::Status now = reader.Feed(slices);
     BATON_CHECK(status.ok() || now == status);
     BATON_CHECK(reader.committed() == (state.position() > 0));
     status = now;

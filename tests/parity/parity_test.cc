@@ -134,7 +134,8 @@ class ParityTest : public ::testing::TestWithParam<ParityCase> {
     return request;
   }
 
-  Generation RunSeparated(TestPrefillWorker& prefill, PrefillRequest request) {
+  // Through the tap, which knows the state that passed; or directly, as shared memory needs.
+  Generation RunSeparated(TestPrefillWorker& prefill, PrefillRequest request, bool tapped = true) {
     Generation out;
     worker::v1::DecodeRequest decode_request;
     decode_request.set_request_id(request.request_id());
@@ -154,7 +155,7 @@ class ParityTest : public ::testing::TestWithParam<ParityCase> {
       return out;
     }
     const worker::v1::Reservation reservation = event.reservation();
-    request.mutable_handoff()->set_endpoint(tap_.endpoint());
+    request.mutable_handoff()->set_endpoint(tapped ? tap_.endpoint() : decode_.endpoint());
     request.mutable_handoff()->set_boot_id(reservation.boot_id());
     request.mutable_handoff()->set_reservation_id(reservation.reservation_id());
     request.mutable_handoff()->set_generation(reservation.generation());
@@ -175,7 +176,8 @@ class ParityTest : public ::testing::TestWithParam<ParityCase> {
       decode_stream->Finish();
       return out;
     }
-    out.state = ReceivedState(tap_.Take(reservation.reservation_id(), reservation.generation()), request, &out.error);
+    if (tapped)
+      out.state = ReceivedState(tap_.Take(reservation.reservation_id(), reservation.generation()), request, &out.error);
 
     int64_t position = request.tokens_size() + 1;
     while (decode_stream->Read(&event)) {
@@ -352,6 +354,36 @@ TEST_P(ParityTest, TakenOverAfterSomeTokens) {
     EXPECT_EQ(rest.tokens, std::vector<int32_t>(whole.tokens.begin() + kBefore, whole.tokens.end()));
     EXPECT_EQ(rest.logprobs, std::vector<float>(whole.logprobs.begin() + kBefore, whole.logprobs.end()));
     EXPECT_EQ(rest.reason, whole.reason);
+  }
+}
+
+// Both workers are in one process here; those of two are tested end to end.
+TEST_P(ParityTest, ThroughSharedMemory) {
+  // Room for all, for some messages, and for none of the larger ones: what does not fit travels in the messages.
+  for (int64_t credit : {int64_t{32} << 20, int64_t{192} << 10, int64_t{8} << 10}) {
+    TestWorkerOptions options;
+    options.engine.step_tokens = 64;
+    options.engine.handoff.transport = HandoffTransport::kShm;
+    options.engine.handoff.credit_bytes = credit;
+    options.memory = int64_t{1} << 30;
+    TestPrefillWorker prefill(prefill_model_.get(), options);
+    std::vector<Generation> separated(4);
+    std::vector<std::thread> clients;
+    const auto request = [&](size_t i) { return MakeRequest(500 + 97 * static_cast<int64_t>(i), 8, 0, 80 + i); };
+    for (size_t i = 0; i < separated.size(); ++i) {
+      clients.emplace_back([&, i] { separated[i] = RunSeparated(prefill, request(i), /*tapped=*/false); });
+    }
+    for (std::thread& client : clients) client.join();
+    for (size_t i = 0; i < separated.size(); ++i) {
+      Generation in_process = RunInProcess(request(i));
+      in_process.state.clear();
+      ExpectEqual(separated[i], in_process, absl::StrCat("request ", i, ", credit ", credit));
+    }
+    EXPECT_TRUE(prefill.BecomesIdle());
+    EXPECT_TRUE(DecodeBecomesIdle());
+    const double shared = prefill.MetricSum("baton_handoff_shared_bytes_total");
+    EXPECT_LE(shared, prefill.MetricSum("baton_handoff_bytes_total"));
+    EXPECT_TRUE(shared > 0 || credit < 1 << 20);
   }
 }
 
