@@ -29,10 +29,14 @@ void PutVarint(uint64_t value, std::string* out) {
   out->push_back(static_cast<char>(value));
 }
 
-// Appends the bytes it consumed to `raw`. Absent: cut short, or longer than a varint can be.
-absl::optional<uint64_t> ReadVarint(SliceCursor& cursor, std::string* raw) {
+// How long a tag or length may be, and any other number.
+constexpr int kShortVarint = 5;
+constexpr int kVarintBytes = 10;
+
+// Appends the bytes it consumed to `raw`. Absent: cut short, or longer than allowed.
+absl::optional<uint64_t> ReadVarint(SliceCursor& cursor, int max_bytes, std::string* raw) {
   uint64_t value = 0;
-  for (int shift = 0; shift < 64; shift += 7) {
+  for (int shift = 0; shift < 7 * max_bytes; shift += 7) {
     if (cursor.remaining() == 0) return absl::nullopt;
     const auto byte = cursor.Read<uint8_t>();
     raw->push_back(static_cast<char>(byte));
@@ -93,14 +97,14 @@ absl::StatusOr<StateMessage> StateMessage::Parse(const grpc::ByteBuffer& buffer)
   std::string head;
   while (cursor.remaining() > 0) {
     std::string field;
-    const absl::optional<uint64_t> tag = ReadVarint(cursor, &field);
+    const absl::optional<uint64_t> tag = ReadVarint(cursor, kShortVarint, &field);
     if (!tag.has_value()) return NotAChunk();
     const auto wire_type = static_cast<uint32_t>(*tag & 7);
     uint64_t length = 0;
     if (wire_type == kVarint) {
-      if (!ReadVarint(cursor, &field).has_value()) return NotAChunk();
+      if (!ReadVarint(cursor, kVarintBytes, &field).has_value()) return NotAChunk();
     } else if (wire_type == kLengthDelimited) {
-      const absl::optional<uint64_t> value = ReadVarint(cursor, &field);
+      const absl::optional<uint64_t> value = ReadVarint(cursor, kShortVarint, &field);
       if (!value.has_value()) return NotAChunk();
       length = *value;
     } else if (wire_type == kFixed64 || wire_type == kFixed32) {
