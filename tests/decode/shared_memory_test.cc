@@ -37,7 +37,7 @@ class SharingSender {
   ~SharingSender() {
     if (ended_) return;
     context_.TryCancel();
-    End();
+    EXPECT_FALSE(End().ok());
   }
 
   StateChunk& first() { return first_; }
@@ -180,11 +180,13 @@ TEST_F(SharedMemoryHandoffTest, DamageInTheMemoryIsCaught) {
 TEST_F(SharedMemoryHandoffTest, ASenderThatGoesAwayLeavesNothing) {
   for (int i = 0; i < 20; ++i) {
     RunStream run(worker_.stub(), Expected().request);
+    const double bytes_before = worker_.Metric("baton_handoff_bytes_total");
     {
       SharingSender sender(worker_.stub(), *run.Reserve());
       ASSERT_TRUE(sender.SendFirst(Expected().messages[0]));
       if (i % 2 == 0) sender.Answer();
       sender.Share(Expected().messages[1]);
+      WaitUntil([&] { return worker_.Metric("baton_handoff_bytes_total") > bytes_before; });
     }
     EXPECT_EQ(run.End().status.code(), absl::StatusCode::kUnavailable);
     ExpectNothingHeld(worker_);

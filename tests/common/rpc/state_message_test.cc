@@ -70,7 +70,8 @@ TEST(StateMessageTest, ReferencesAreNotCopiedAndLetGo) {
   std::weak_ptr<std::string> watched = owned;
   const char* const where = owned->data();
   ByteChain frames;
-  frames.AddReference(*owned, std::move(owned));
+  const absl::string_view bytes = *owned;
+  frames.AddReference(bytes, std::move(owned));
   {
     const grpc::ByteBuffer message = MakeStateMessage(StateChunk(), std::move(frames));
     std::vector<grpc::Slice> slices;
