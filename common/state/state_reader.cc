@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <utility>
@@ -205,12 +206,16 @@ absl::Status StateReader::FeedKv(SliceCursor payload) {
 void StateReader::StoreRows(int layer, int64_t first, int64_t count, SliceCursor rows) {
   const LayerStateSpec& spec = state_->layout().layers[layer];
   const int64_t row_bytes = spec.head_dim * ElementBytes(state_->layout().element);
+  const int64_t page_tokens = state_->layout().page_tokens;
   for (const bool value : {false, true}) {
     for (int head = 0; head < spec.kv_heads; ++head) {
-      for (int64_t position = first; position < first + count; ++position) {
+      for (int64_t position = first; position < first + count;) {
+        // Rows of a head lie side by side within a page.
+        const int64_t run = std::min(first + count - position, page_tokens - position % page_tokens);
         rows.CopyTo(value ? state_->MutableValueRow(layer, head, position)  //
                           : state_->MutableKeyRow(layer, head, position),
-                    row_bytes);
+                    run * row_bytes);
+        position += run;
       }
     }
   }
