@@ -57,6 +57,7 @@ struct Flags {
   int chunk_tokens = 512;
   int repeats = 5;
   int engine_repeats = 1;
+  std::vector<std::string> engine_transports = {"grpc", "shm"};
 };
 
 double CpuSeconds() {
@@ -395,9 +396,9 @@ absl::Status MeasureWhole(Model& model, Model& decode_model, const Flags& flags,
               "ratio", "exposed ms", "of prefill", "2nd token s");
   for (int tokens : flags.engine_prompts) {
     const std::vector<int32_t> prompt = Prompt(model, tokens);
-    for (const HandoffTransport transport : {HandoffTransport::kGrpc, HandoffTransport::kShm}) {
+    for (const std::string& name : flags.engine_transports) {
       HandoffOptions handoff;
-      handoff.transport = transport;
+      handoff.transport = name == "grpc" ? HandoffTransport::kGrpc : HandoffTransport::kShm;
       Pair pair(&model, &decode_model, handoff, flags.chunk_tokens, memory);
       BATON_RETURN_IF_ERROR(pair.Start());
       // Warms up both models' buffers and the connection.
@@ -411,9 +412,8 @@ absl::Status MeasureWhole(Model& model, Model& decode_model, const Flags& flags,
       std::sort(separated.begin(), separated.end(),
                 [](const Separated& a, const Separated& b) { return a.first_token < b.first_token; });
       const Separated& median = separated[separated.size() / 2];
-      std::printf("%8d  %-10s %12.3f %12.3f %8.4f %12.2f %11.3f%% %12.3f\n", tokens,
-                  transport == HandoffTransport::kGrpc ? "grpc" : "shm", Median(alone), median.first_token,
-                  median.first_token / Median(alone), 1e3 * median.done.handoff_seconds(),
+      std::printf("%8d  %-10s %12.3f %12.3f %8.4f %12.2f %11.3f%% %12.3f\n", tokens, name.c_str(), Median(alone),
+                  median.first_token, median.first_token / Median(alone), 1e3 * median.done.handoff_seconds(),
                   100 * median.done.handoff_seconds() / median.done.compute_seconds(), median.second_token);
       std::fflush(stdout);
     }
@@ -474,6 +474,10 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--engine-repeat", flags.engine_repeats, "computed prompts of each figure")
       ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--engine-transport", flags.engine_transports, "how computed prompts are handed over")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"grpc", "shm"}))
       ->capture_default_str();
   try {
     app.parse(argc, argv);

@@ -3,6 +3,10 @@
 //
 //   bench_serve --gateway 127.0.0.1:7000 --model tiny-gemma2 --rate 5 --duration 60 --prompt-tokens lognormal:400:0.8
 //               --output-tokens uniform:16:128 --slo-ttft-ms 500 --slo-itl-ms 50 --json run.json
+//
+// With --interference it measures instead how much long prompts disturb running streams, on one fleet or on several:
+//
+//   bench_serve --model tiny-gemma2 --interference separated=127.0.0.1:7000,shared=127.0.0.1:7010 --svg plot.svg
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -18,12 +22,14 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include <grpcpp/client_context.h>
 #include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/interference.h"
 #include "bench/serve_load.h"
 #include "bench/serve_report.h"
 #include "common/base/mapped_file.h"
@@ -52,6 +58,10 @@ struct Flags {
   std::string prompt_file;
   std::string json_file;
   bool quiet = false;
+  // NAME=HOST:PORT of each fleet; not empty: this instead of open-loop load.
+  std::vector<std::string> interference;
+  InterferenceOptions interference_options;
+  std::string svg_file;
 };
 
 const CLI::Validator kLengths(
@@ -103,6 +113,26 @@ void AddOptions(CLI::App& app, Flags* flags) {
   app.add_option("--json", flags->json_file, "Also write the figures to this file, - for stdout (and no table)")
       ->type_name("FILE");
   app.add_flag("--quiet", flags->quiet, "No progress on stderr");
+
+  InterferenceOptions& interference = flags->interference_options;
+  app.add_option("--interference", flags->interference,
+                 "Measure how much long prompts disturb running streams, on the fleets behind these gateways in turn")
+      ->delimiter(',')
+      ->type_name("NAME=HOST:PORT,...");
+  app.add_option("--streams", interference.streams, "Interference: streams that decode all the time")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--long-prompt-tokens", interference.prompt_tokens, "Interference: length of the prompts that arrive")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  app.add_option("--long-prompts", interference.prompts_in_flight, "Interference: long prompts under way at a time")
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
+  app.add_option("--phase-seconds", interference.seconds, "Interference: length of the quiet and of the loaded phase")
+      ->check(CLI::Range(0.5, 3600.0))
+      ->capture_default_str();
+  app.add_option("--svg", flags->svg_file, "Interference: also draw the gaps between tokens over time")
+      ->type_name("FILE");
 }
 
 // Learns the model's name, vocabulary and context from the gateway, and turns the prompt file into ids.
@@ -200,15 +230,42 @@ void ShowProgress(const ServeLoad::Progress& progress, const ServeResults& resul
                static_cast<long long>(done.completed), static_cast<long long>(done.failed), terminal ? "" : "\n");
 }
 
-absl::Status WriteJson(const std::string& path, const std::string& json) {
+absl::Status WriteText(const std::string& path, const std::string& text) {
   if (path == "-") {
-    std::fputs(json.c_str(), stdout);
+    std::fputs(text.c_str(), stdout);
     return absl::OkStatus();
   }
   std::ofstream file(path);
-  file << json;
+  file << text;
   file.close();
   return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", path));
+}
+
+absl::Status RunInterference(Flags flags) {
+  std::vector<InterferenceSetup> setups;
+  for (const std::string& text : flags.interference) {
+    const size_t equals = text.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("--interference: expected NAME=HOST:PORT, got \"", text, "\""));
+    }
+    setups.push_back({text.substr(0, equals), text.substr(equals + 1)});
+  }
+  std::vector<InterferenceResult> results;
+  InterferenceOptions& options = flags.interference_options;
+  options.seed = flags.load.workload.seed;
+  for (const InterferenceSetup& setup : setups) {
+    flags.load.gateway = setup.gateway;
+    BATON_RETURN_IF_ERROR(PrepareWorkload(flags, &flags.load));
+    options.model = flags.load.model;
+    options.vocab_size = flags.load.workload.vocab_size;
+    options.max_tokens = flags.load.workload.max_tokens;
+    if (!flags.quiet) std::fprintf(stderr, "%s: %.0f s\n", setup.name.c_str(), options.warmup + 2 * options.seconds);
+    BATON_ASSIGN_OR_RETURN(results.emplace_back(), MeasureInterference(options, setup));
+  }
+  if (flags.json_file != "-") std::fputs(InterferenceText(options, results).c_str(), stdout);
+  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, InterferenceJson(options, results)));
+  if (!flags.svg_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.svg_file, InterferenceSvg(options, results)));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<int> RunBenchmark(Flags flags) {
@@ -242,7 +299,7 @@ absl::StatusOr<int> RunBenchmark(Flags flags) {
   run.interrupted = load.interrupted();
   const ServeReport report = results.Report(ended, run.interrupted, run.bounds);
   if (flags.json_file != "-") std::fputs(ReportText(run, report).c_str(), stdout);
-  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteJson(flags.json_file, ReportJson(run, report)));
+  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ReportJson(run, report)));
   if (run.interrupted) return kExitInterrupted;
   return report.completed > 0 ? 0 : kExitFailure;
 }
@@ -267,6 +324,12 @@ int Main(int argc, char** argv) {
     return kExitUsage;
   }
   if (flags.load.workload.duration == 0 && flags.load.workload.requests == 0) flags.load.workload.duration = 30;
+  if (!flags.interference.empty()) {
+    const absl::Status status = RunInterference(std::move(flags));
+    if (status.ok()) return 0;
+    std::fprintf(stderr, "bench_serve: %s\n", std::string(status.message()).c_str());
+    return kExitFailure;
+  }
   const absl::StatusOr<int> code = RunBenchmark(std::move(flags));
   if (code.ok()) return *code;
   std::fprintf(stderr, "bench_serve: %s\n", std::string(code.status().message()).c_str());

@@ -106,8 +106,8 @@ TEST_P(HandoffInt8Test, TheErrorIsSmall) {
   EXPECT_LE(errors.largest, 0.5 / 127 + 1.0 / 256);
   EXPECT_GT(errors.largest, 0) << "it was not rounded at all";
   EXPECT_LE(errors.sum / static_cast<double>(errors.elements), 0.25 / 127 + 1.0 / 512);
-  EXPECT_LE(logit_error, 1.5);
-  EXPECT_GE(agreeing, tokens * 95 / 100);
+  EXPECT_LE(logit_error, 0.4);
+  EXPECT_GE(agreeing, tokens * 98 / 100);
 }
 
 INSTANTIATE_TEST_SUITE_P(Bundled, HandoffInt8Test, testing::Values("tiny-gemma2", "tiny-recurrentgemma"),
