@@ -226,9 +226,13 @@ void HandoffSender::OnWriteDone(bool ok) {
 }
 
 void HandoffSender::OnReadDone(bool ok) {
+  // Takes the memory, which may take a while: before the lock that the engine may want.
+  const bool shared = ok && offer_shared_memory_ &&
+                      answer_.shared_memory() == ReceiveResponse::SHARED_MEMORY_ACCEPTED && peer_->memory.Accepted();
   int64_t credit = 0;
   {
     absl::MutexLock lock(&mutex_);
+    shared_memory_ |= shared;
     if (ok) {
       credit = TakeAnswer();
       StartRead(&answer_);
@@ -244,9 +248,7 @@ void HandoffSender::OnReadDone(bool ok) {
 
 int64_t HandoffSender::TakeAnswer() {
   if (answer_.position() > 0) outcome_.position = answer_.position();
-  if (answer_.shared_memory() == ReceiveResponse::SHARED_MEMORY_ACCEPTED && offer_shared_memory_) {
-    shared_memory_ = peer_->memory.Accepted();
-  } else if (answer_.shared_memory() == ReceiveResponse::SHARED_MEMORY_REFUSED) {
+  if (answer_.shared_memory() == ReceiveResponse::SHARED_MEMORY_REFUSED) {
     peer_->memory.Refused();
   }
   int64_t credit = 0;
