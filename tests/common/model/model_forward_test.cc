@@ -14,6 +14,7 @@
 #include "common/base/mapped_file.h"
 #include "common/model/model.h"
 #include "common/model/synth.h"
+#include "common/state/state_pieces.h"
 #include "tests/common/model/checkpoint_files.h"
 #include "tests/temporary_directory.h"
 
@@ -95,6 +96,43 @@ INSTANTIATE_TEST_SUITE_P(All, ModelForwardTest,
                            name.resize(name.find('-'));
                            return absl::StrCat(name, "_", WeightPrecisionName(std::get<1>(info.param)));
                          });
+
+// What leaves when a layer is said to be done is what the state holds in the end, and the result does not notice.
+TEST_P(ModelForwardTest, LayersAreFinalWhenTheyAreDone) {
+  std::unique_ptr<Model> model = Load(2);
+  const std::vector<int32_t> tokens = Prompt(50);
+  SequenceState undisturbed = NewState(*model);
+  const std::vector<float> expected = Logits(*model, undisturbed, tokens);
+
+  SequenceState state = NewState(*model);
+  const int64_t total = static_cast<int64_t>(tokens.size());
+  StateCutter cutter(state.layout(), total);
+  std::vector<std::string> at_once(state.layout().layers.size());
+  std::vector<std::vector<StatePiece>> pieces(at_once.size());
+  const auto bytes = [](const std::vector<StatePiece>& all) {
+    std::string joined;
+    for (const StatePiece& piece : all) {
+      for (absl::string_view range : piece.bytes) joined.append(range.data(), range.size());
+    }
+    return joined;
+  };
+  int next_layer = 0;
+  std::vector<float> logits(tokens.size() * model->config().vocab_size);
+  const SequenceRun run{&state, tokens, 0};
+  model->Forward({&run, 1}, absl::MakeSpan(logits), nullptr, [&](int layer) {
+    EXPECT_EQ(layer, next_layer++);
+    EXPECT_EQ(state.position(), 0);
+    cutter.LayerDone(state, layer, total, &pieces[layer]);
+    at_once[layer] = bytes(pieces[layer]);
+  });
+  EXPECT_EQ(next_layer, static_cast<int>(at_once.size()));
+  EXPECT_TRUE(cutter.complete());
+  for (size_t layer = 0; layer < at_once.size(); ++layer) {
+    EXPECT_FALSE(at_once[layer].empty());
+    EXPECT_TRUE(bytes(pieces[layer]) == at_once[layer]) << "layer " << layer << " changed after it was done";
+  }
+  EXPECT_TRUE(SameBits(logits, expected));
+}
 
 TEST_P(ModelForwardTest, ThreadsChangeNoBit) {
   const std::vector<int32_t> tokens = Prompt(60);
