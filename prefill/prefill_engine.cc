@@ -32,9 +32,14 @@ absl::Status StoppingError() {
 
 PrefillEngine::PrefillEngine(const PrefillEngineOptions& options, Model* model, MemoryBudget* budget,
                              PrefillMetrics* metrics, LoadReporter* load)
-    : options_(options), load_(load), context_(options.handoff), scheduler_(SchedulerOptions(options)) {
+    : options_(options),
+      load_(load),
+      cache_(model->MakeStateLayout(static_cast<int>(options.step_tokens)), options.prefix_cache),
+      context_(options.handoff),
+      scheduler_(SchedulerOptions(options)) {
   context_.model = model;
-  context_.layout = model->MakeStateLayout(static_cast<int>(options.step_tokens));
+  context_.layout = cache_.layout();
+  context_.cache = &cache_;
   context_.budget = budget;
   context_.metrics = metrics;
   context_.wake = [doorbell = doorbell_] { doorbell->Ring(); };
@@ -128,13 +133,17 @@ void PrefillEngine::End(Jobs::iterator job, const PrefillEnd& end) {
 }
 
 bool PrefillEngine::StartJob(uint64_t id) {
-  const absl::Status status = jobs_.at(id)->Start();
-  if (status.ok()) return true;
+  PrefillJob& job = *jobs_.at(id);
+  const absl::Status status = job.Start();
+  if (status.ok()) {
+    scheduler_.StartAt(id, job.cached_tokens(), job.cuts());
+    return true;
+  }
   // Requests that could never fit were refused before. If nobody else holds memory either, waiting is no use.
   const bool others =
       std::any_of(jobs_.begin(), jobs_.end(), [](const auto& job) { return job.second->holds_state(); });
   if (!others && context_.budget->used() == 0) {
-    jobs_.at(id)->Fail(WithReason(status, "PREFILL_MEMORY_FULL"));
+    job.Fail(WithReason(status, "PREFILL_MEMORY_FULL"));
     doorbell_->Ring();
   }
   return false;
@@ -199,6 +208,7 @@ void PrefillEngine::PublishLoad() {
   load_->SetRunning(running);
   context_.metrics->requests_running.Set(static_cast<double>(running));
   context_.metrics->SetState(*context_.budget);
+  context_.metrics->SetPrefixCache(cache_);
   absl::MutexLock lock(&mutex_);
   scheduled_waiting_ = scheduler_.waiting();
   scheduled_tokens_ = scheduler_.queued_tokens();

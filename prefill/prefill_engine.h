@@ -27,6 +27,7 @@
 #include "prefill/doorbell.h"
 #include "prefill/prefill_job.h"
 #include "prefill/prefill_metrics.h"
+#include "prefill/prefix_cache.h"
 #include "prefill/prompt_scheduler.h"
 
 namespace baton {
@@ -38,6 +39,7 @@ struct PrefillEngineOptions {
   int64_t step_logit_rows = 64;
   // Calls that wait for their first token of compute.
   int64_t max_queue = 256;
+  PrefixCacheOptions prefix_cache;
   HandoffOptions handoff;
   // Fault injection.
   absl::Duration step_delay;
@@ -85,6 +87,7 @@ class PrefillEngine {
   std::thread thread_;
 
   // The engine thread's own.
+  PrefixCache cache_;
   PrefillJobContext context_;
   PromptScheduler scheduler_;
   Jobs jobs_;

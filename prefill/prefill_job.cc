@@ -26,7 +26,12 @@ double Milliseconds(absl::Duration duration) { return Seconds(duration) * 1000; 
 }  // namespace
 
 PrefillJob::PrefillJob(uint64_t id, std::shared_ptr<PrefillCall> call, PrefillJobContext* context)
-    : id_(id), call_(std::move(call)), context_(context) {}
+    : id_(id),
+      call_(std::move(call)),
+      context_(context),
+      key_(context->cache->enabled() ? PrefixKey(context->model->fingerprint().ToBytes(), call_->prompt.cache_salt,
+                                                 call_->prompt.request.tokens)
+                                     : PrefixKey()) {}
 
 PromptEntry PrefillJob::MakeEntry(double arrival_seconds) const {
   PromptEntry entry;
@@ -34,19 +39,23 @@ PromptEntry PrefillJob::MakeEntry(double arrival_seconds) const {
   entry.priority = call_->prompt.request.priority;
   entry.tokens = call_->prompt.tokens_to_compute();
   entry.first_logit_row = call_->prompt.first_logit_row();
+  entry.expected_cached = context_->cache->Find(key_, entry.first_logit_row);
   entry.arrival_seconds = arrival_seconds;
   return entry;
 }
 
 absl::Status PrefillJob::Start() {
   const PrefillPrompt& prompt = call_->prompt;
-  BATON_ASSIGN_OR_RETURN(SequenceState state,
-                         SequenceState::Create(context_->layout, *context_->budget, prompt.tokens_to_compute()));
+  BATON_ASSIGN_OR_RETURN(SequenceState state, MakeState());
   // Whoever lets go of it last, perhaps a gRPC thread, leaves room that a waiting prompt may want.
   state_ = std::shared_ptr<SequenceState>(new SequenceState(std::move(state)), [wake = context_->wake](auto* state) {
     delete state;
     wake();
   });
+  // Nothing goes on from the end of a prompt that is only scored.
+  const int64_t limit = prompt.first_logit_row();
+  cuts_ = context_->cache->CutsFor(key_, cached_tokens_, limit, prompt.score_only ? limit : prompt.tokens());
+  context_->metrics->CountPrefix(*context_->cache, cached_tokens_);
   started_at_ = absl::Now();
   context_->metrics->queue_seconds.Observe(Seconds(Queued()));
   if (prompt.handoff.has_value()) StartHandoff();
@@ -79,6 +88,21 @@ void PrefillJob::LayerDone(int layer, const PromptChunk& chunk) {
   if (!pieces.empty()) sender_->Send(std::move(pieces));
 }
 
+absl::StatusOr<SequenceState> PrefillJob::MakeState() {
+  const int64_t tokens = call_->prompt.tokens_to_compute();
+  PrefixCache& cache = *context_->cache;
+  while (true) {
+    cached_tokens_ = cache.Find(key_, call_->prompt.first_logit_row());
+    absl::StatusOr<SequenceState> state = cached_tokens_ > 0
+                                              ? cache.Resume(key_, cached_tokens_, *context_->budget, tokens)
+                                              : SequenceState::Create(context_->layout, *context_->budget, tokens);
+    if (!absl::IsResourceExhausted(state.status())) return state;
+    // Requests come before what might be of use some day; but if running ones leave too little anyway, it may stay.
+    const int64_t missing = context_->layout->BytesFor(tokens) - (context_->budget->total() - context_->budget->used());
+    if (missing > cache.bytes() || !cache.EvictOne()) return state;
+  }
+}
+
 SequenceRun PrefillJob::RunFor(const PromptChunk& chunk) {
   BATON_CHECK(state_ != nullptr && state_->position() == chunk.begin);
   SequenceRun run;
@@ -89,6 +113,7 @@ SequenceRun PrefillJob::RunFor(const PromptChunk& chunk) {
 }
 
 void PrefillJob::TakeLogits(const PromptChunk& chunk, absl::Span<const float> logits) {
+  context_->cache->Add(key_, cuts_, *state_);
   const int64_t vocab = context_->model->config().vocab_size;
   const int64_t last_token = call_->prompt.tokens() - 1;
   const int64_t first_row = chunk.begin + chunk.tokens - chunk.logit_rows;
@@ -197,6 +222,7 @@ void PrefillJob::PushDone() {
   worker::v1::PrefillDone* done = event.mutable_done();
   done->set_queue_seconds(Seconds(Queued()));
   done->set_compute_seconds(Seconds(Computing()));
+  done->set_cached_tokens(static_cast<int32_t>(cached_tokens_));
   if (commit_sent_) {
     done->set_handoff_seconds(Seconds(ExposedHandoff()));
     done->set_handoff_bytes(handoff_outcome_.bytes);
@@ -248,7 +274,7 @@ void PrefillJob::Record(const PrefillEnd& end) const {
       .With("prompt_tokens", prompt.tokens())
       .With("priority", prompt.request.priority);
   if (prompt.score_from.has_value()) log.With("scored_tokens", prompt.tokens() - *prompt.score_from);
-  if (started()) log.With("queue_ms", Milliseconds(Queued()));
+  if (started()) log.With("queue_ms", Milliseconds(Queued())).With("cached_tokens", cached_tokens_);
   if (computed_) log.With("prefill_ms", Milliseconds(Computing()));
   if (ends_with_first_token()) log.With("ended_by_first_token", true);
   if (sender_ != nullptr) {

@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -32,6 +33,7 @@
 #include "prefill/handoff_sender.h"
 #include "prefill/prefill_metrics.h"
 #include "prefill/prefill_prompt.h"
+#include "prefill/prefix_cache.h"
 #include "prefill/prompt_scheduler.h"
 
 namespace baton {
@@ -65,6 +67,7 @@ struct PrefillJobContext {
   std::shared_ptr<const StateLayout> layout;
   MemoryBudget* budget = nullptr;
   PrefillMetrics* metrics = nullptr;
+  PrefixCache* cache = nullptr;
   Sampler sampler;
   DecodePeers peers;
   // Wakes the engine, from any thread, also when the engine is gone.
@@ -86,8 +89,12 @@ class PrefillJob {
 
   PromptEntry MakeEntry(double arrival_seconds) const;
 
-  // Reserves the state and opens the handoff. RESOURCE_EXHAUSTED when there is no memory.
+  // Reserves the state, which goes on from what is cached of the prompt, and opens the handoff. RESOURCE_EXHAUSTED when
+  // there is no memory, even without the cache.
   absl::Status Start();
+  // Once started: tokens that were cached, and positions at which the cache wants to see the state.
+  int64_t cached_tokens() const { return cached_tokens_; }
+  const std::vector<int64_t>& cuts() const { return cuts_; }
   bool started() const { return started_at_ != absl::InfiniteFuture(); }
   bool holds_state() const { return state_ != nullptr; }
 
@@ -109,6 +116,7 @@ class PrefillJob {
   PrefillEnd Abandon(absl::Status status) const;
 
  private:
+  absl::StatusOr<SequenceState> MakeState();
   void Push(worker::v1::PrefillEvent event);
   void ScoreRow(int64_t position, absl::Span<const float> logits, worker::v1::PromptScores* scores) const;
   void SampleFirstToken(absl::Span<const float> logits);
@@ -126,6 +134,7 @@ class PrefillJob {
   const uint64_t id_;
   const std::shared_ptr<PrefillCall> call_;
   PrefillJobContext* const context_;
+  const PrefixKey key_;
 
   // Until the last chunk is computed. A handoff keeps it alive by itself until the last piece is on its way.
   std::shared_ptr<SequenceState> state_;
@@ -133,6 +142,8 @@ class PrefillJob {
   std::shared_ptr<HandoffSender> sender_;
   bool commit_sent_ = false;
 
+  int64_t cached_tokens_ = 0;
+  std::vector<int64_t> cuts_;
   bool computed_ = false;
   absl::optional<FirstTokenRecord> first_token_;
   // The first token ends the sequence.

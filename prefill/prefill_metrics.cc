@@ -8,6 +8,8 @@ constexpr char kHandoffSecondsHelp[] =
     "total: first byte sent to verified by the receiver; exposed: last chunk computed to verified.";
 constexpr char kHandoffFailures[] = "baton_handoff_failures_total";
 constexpr char kHandoffFailuresHelp[] = "Handoffs that did not complete, by reason.";
+constexpr char kPrefixLookups[] = "baton_prefix_cache_lookups_total";
+constexpr char kPrefixLookupsHelp[] = "Prompts that began with something cached, and those that did not.";
 constexpr char kFinished[] = "baton_sequences_finished_total";
 constexpr char kFinishedHelp[] = "Sequences that left this worker, by how they ended.";
 
@@ -21,6 +23,18 @@ PrefillMetrics::PrefillMetrics(Metrics* metrics, const std::string& model)
           metrics->AddGauge("baton_queued_tokens", "Prompt tokens accepted and not yet computed.", {{"model", model}})),
       prompt_tokens_computed(metrics->AddCounter("baton_prompt_tokens_total", "Prompt tokens by where they came from.",
                                                  {{"model", model}, {"source", "computed"}})),
+      prompt_tokens_cached(metrics->AddCounter("baton_prompt_tokens_total", "Prompt tokens by where they came from.",
+                                               {{"model", model}, {"source", "cached"}})),
+      prefix_cache_hits(metrics->AddCounter(kPrefixLookups, kPrefixLookupsHelp, {{"model", model}, {"result", "hit"}})),
+      prefix_cache_misses(
+          metrics->AddCounter(kPrefixLookups, kPrefixLookupsHelp, {{"model", model}, {"result", "miss"}})),
+      prefix_cache_evictions(metrics->AddCounter("baton_prefix_cache_evictions_total",
+                                                 "Blocks or snapshots given up for others.", {{"model", model}})),
+      prefix_cache_bytes(metrics->AddGauge("baton_prefix_cache_bytes",
+                                           "State memory held by the prefix cache, alone or with running prompts.",
+                                           {{"model", model}})),
+      prefix_cache_blocks(
+          metrics->AddGauge("baton_prefix_cache_blocks", "Blocks of 64 tokens that are known.", {{"model", model}})),
       generation_tokens(
           metrics->AddCounter("baton_generation_tokens_total", "Tokens sampled here.", {{"model", model}})),
       queue_seconds(metrics->AddHistogram("baton_queue_seconds", "Waiting before work starts here.",
@@ -68,6 +82,19 @@ void PrefillMetrics::SetState(const MemoryBudget& budget) {
   state_bytes_limit.Set(static_cast<double>(total));
   state_bytes_idle.Set(static_cast<double>(budget.idle_bytes()));
   state_usage_ratio.Set(total > 0 ? static_cast<double>(used) / static_cast<double>(total) : 0);
+}
+
+void PrefillMetrics::SetPrefixCache(const PrefixCache& cache) {
+  prefix_cache_bytes.Set(static_cast<double>(cache.bytes()));
+  prefix_cache_blocks.Set(static_cast<double>(cache.blocks()));
+  prefix_cache_evictions.Increment(static_cast<double>(cache.evictions() - evictions_));
+  evictions_ = cache.evictions();
+}
+
+void PrefillMetrics::CountPrefix(const PrefixCache& cache, int64_t cached_tokens) {
+  if (!cache.enabled()) return;
+  (cached_tokens > 0 ? prefix_cache_hits : prefix_cache_misses).Increment();
+  prompt_tokens_cached.Increment(static_cast<double>(cached_tokens));
 }
 
 }  // namespace baton

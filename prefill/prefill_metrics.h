@@ -5,6 +5,7 @@
 
 #include "common/observe/metrics.h"
 #include "common/state/memory_budget.h"
+#include "prefill/prefix_cache.h"
 
 namespace baton {
 
@@ -12,11 +13,20 @@ struct PrefillMetrics {
   PrefillMetrics(Metrics* metrics, const std::string& model);
 
   void SetState(const MemoryBudget& budget);
+  void SetPrefixCache(const PrefixCache& cache);
+  // A prompt has started, with this much of it cached.
+  void CountPrefix(const PrefixCache& cache, int64_t cached_tokens);
 
   prometheus::Gauge& requests_waiting;
   prometheus::Gauge& requests_running;
   prometheus::Gauge& queued_tokens;
   prometheus::Counter& prompt_tokens_computed;
+  prometheus::Counter& prompt_tokens_cached;
+  prometheus::Counter& prefix_cache_hits;
+  prometheus::Counter& prefix_cache_misses;
+  prometheus::Counter& prefix_cache_evictions;
+  prometheus::Gauge& prefix_cache_bytes;
+  prometheus::Gauge& prefix_cache_blocks;
   prometheus::Counter& generation_tokens;
   prometheus::Histogram& queue_seconds;
   prometheus::Histogram& prefill_seconds;
@@ -44,6 +54,9 @@ struct PrefillMetrics {
   prometheus::Counter& finished_cancelled;
   prometheus::Counter& finished_refused;
   prometheus::Counter& finished_failed;
+
+ private:
+  int64_t evictions_ = 0;  // counted so far
 };
 
 }  // namespace baton

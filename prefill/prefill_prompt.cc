@@ -45,6 +45,10 @@ absl::StatusOr<PrefillPrompt> CheckPrefillRequest(const worker::v1::PrefillReque
   PrefillPrompt prompt;
   BATON_ASSIGN_OR_RETURN(prompt.request, CheckRequest(request, limits.request));
   prompt.score_only = request.score_only();
+  if (request.cache_salt().size() > kMaxCacheSaltBytes) {
+    return BadRequestError({{"cache_salt", absl::StrCat("must be at most ", kMaxCacheSaltBytes, " bytes")}});
+  }
+  prompt.cache_salt = request.cache_salt();
   if (request.has_score_from()) prompt.score_from = request.score_from();
   if (prompt.score_only && !prompt.score_from.has_value()) {
     return BadRequestError({{"score_from", "must be given with score_only: nothing else would be computed"}});

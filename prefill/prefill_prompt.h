@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
@@ -17,6 +18,8 @@ struct PrefillPrompt {
   // Log probabilities are wanted of tokens [score_from, ...).
   absl::optional<int64_t> score_from;
   bool score_only = false;
+  // Only prompts with the same salt share what is cached.
+  std::string cache_salt;
   // Absent when the sequence ends with its first token or is only scored.
   absl::optional<worker::v1::Handoff> handoff;
 

@@ -1,6 +1,10 @@
 #include "prefill/prefill_role.h"
 
+#include <algorithm>
+#include <string>
+
 #include "absl/time/time.h"
+#include "common/base/bytes.h"
 #include "prefill/handoff_flags.h"
 
 namespace baton {
@@ -13,6 +17,7 @@ void PrefillRole::AddFlags(CLI::App& app) {
   constexpr int kMaxChunkTokens = 65536;
   constexpr int kMaxQueue = 1000000;
   constexpr int kMaxDelayMs = 3600000;
+  constexpr int kMaxSnapshotBlocks = 65536;
   app.add_option("--chunk-tokens", chunk_tokens_, "Token budget of one step, shared by all prompts being computed")
       ->check(CLI::Range(1, kMaxChunkTokens))
       ->type_name("N")
@@ -22,6 +27,23 @@ void PrefillRole::AddFlags(CLI::App& app) {
       ->type_name("N")
       ->capture_default_str();
   AddHandoffFlags(app, &handoff_);
+  app.add_option_function<std::string>(
+         "--prefix-cache",
+         [this](const std::string& text) {
+           const absl::StatusOr<int64_t> bytes = text == "off" ? 0 : ParseBytes(text);
+           if (!bytes.ok()) throw CLI::ValidationError("--prefix-cache", std::string(bytes.status().message()));
+           prefix_cache_bytes_ = *bytes;
+         },
+         "Most state memory (part of --memory) that computed beginnings of prompts may keep, such as 2GiB, while "
+         "nobody needs it; \"off\": keep none (default: half of --memory)")
+      ->type_name("BYTES|off");
+  app.add_option(
+         "--prefix-snapshot-blocks", prefix_snapshot_blocks_,
+         "Models with recurrent layers: keep a snapshot for every so many blocks of 64 tokens, besides those at "
+         "the ends of prompts and of common beginnings; 0: only those")
+      ->check(CLI::Range(0, kMaxSnapshotBlocks))
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--inject-handoff-delay-ms", inject_handoff_delay_ms_,
                  "For tests: wait before each write of a handoff")
       ->check(CLI::Range(0, kMaxDelayMs))
@@ -41,6 +63,9 @@ absl::Status PrefillRole::Start(const WorkerContext& context) {
   PrefillEngineOptions options;
   options.step_tokens = chunk_tokens_;
   options.max_queue = max_queue_;
+  options.prefix_cache.bytes =
+      std::min(prefix_cache_bytes_.value_or(context.budget->total() / 2), context.budget->total());
+  options.prefix_cache.snapshot_blocks = prefix_snapshot_blocks_;
   options.step_delay = absl::Milliseconds(context.flags.inject_step_delay_ms);
   handoff_.delay = absl::Milliseconds(inject_handoff_delay_ms_);
   options.handoff = handoff_;

@@ -29,6 +29,9 @@ class PrefillRole final : public WorkerRole {
   int chunk_tokens_ = 512;
   int max_queue_ = 256;
   HandoffOptions handoff_;
+  // Absent: half of the state memory.
+  absl::optional<int64_t> prefix_cache_bytes_;
+  int prefix_snapshot_blocks_ = 16;
   int inject_handoff_delay_ms_ = 0;
   std::unique_ptr<PrefillMetrics> metrics_;
   std::unique_ptr<PrefillEngine> engine_;

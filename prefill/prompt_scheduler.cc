@@ -9,14 +9,30 @@ namespace baton {
 
 void PromptScheduler::Add(const PromptEntry& entry) {
   BATON_CHECK(entry.tokens >= 1 && entry.first_logit_row >= 0);
+  BATON_CHECK(entry.expected_cached >= 0 && entry.expected_cached < entry.tokens);
   Prompt prompt;
   prompt.entry = entry;
   prompt.rank = entry.arrival_seconds - options_.seconds_per_priority * entry.priority;
   const auto place = std::upper_bound(prompts_.begin(), prompts_.end(), prompt.rank,
                                       [](double rank, const Prompt& other) { return rank < other.rank; });
-  prompts_.insert(place, prompt);
+  queued_tokens_ += prompt.left();
+  prompts_.insert(place, std::move(prompt));
   ++waiting_;
-  queued_tokens_ += entry.tokens;
+}
+
+void PromptScheduler::StartAt(uint64_t id, int64_t cached, std::vector<int64_t> cuts) {
+  const auto found =
+      std::find_if(prompts_.begin(), prompts_.end(), [id](const Prompt& prompt) { return prompt.entry.id == id; });
+  BATON_CHECK(found != prompts_.end() && !found->started);
+  BATON_CHECK(cached >= 0 && cached <= found->entry.first_logit_row);
+  found->done = cached;
+  found->cuts = std::move(cuts);
+}
+
+int64_t PromptScheduler::Prompt::LeftInStep() const {
+  const auto cut = std::upper_bound(cuts.begin(), cuts.end(), done);
+  const int64_t end = cut == cuts.end() ? entry.tokens : std::min(*cut, entry.tokens);
+  return end - done - planned;
 }
 
 void PromptScheduler::Remove(uint64_t id) {
@@ -39,7 +55,9 @@ bool PromptScheduler::CanRun(size_t index, Step* step, absl::FunctionRef<bool(ui
     return false;
   }
   if (refused_id_ == prompt.entry.id) refused_id_ = 0;
+  queued_tokens_ -= prompt.left();
   prompt.started = true;
+  queued_tokens_ += prompt.left();
   --waiting_;
   return true;
 }
@@ -47,14 +65,14 @@ bool PromptScheduler::CanRun(size_t index, Step* step, absl::FunctionRef<bool(ui
 bool PromptScheduler::CouldUse(size_t index, const Step& step) const {
   const Prompt& prompt = prompts_[index];
   const bool next_needs_row = prompt.done + prompt.planned >= prompt.entry.first_logit_row;
-  return step.tokens > 0 && (step.rows > 0 || !next_needs_row);
+  return step.tokens > 0 && prompt.LeftInStep() > 0 && (step.rows > 0 || !next_needs_row);
 }
 
 int64_t PromptScheduler::Give(size_t index, int64_t tokens, Step* step) {
   Prompt& prompt = prompts_[index];
   const int64_t at = prompt.done + prompt.planned;
   const int64_t without_rows = std::max<int64_t>(0, prompt.entry.first_logit_row - at);
-  const int64_t given = std::min({tokens, prompt.left(), step->tokens, without_rows + step->rows});
+  const int64_t given = std::min({tokens, prompt.LeftInStep(), step->tokens, without_rows + step->rows});
   const int64_t rows = std::max<int64_t>(0, given - without_rows);
   prompt.planned += given;
   prompt.planned_rows += rows;
@@ -111,7 +129,7 @@ std::vector<PromptChunk> PromptScheduler::TakePlan() {
     chunk.begin = prompt.done;
     chunk.tokens = std::exchange(prompt.planned, 0);
     chunk.logit_rows = std::exchange(prompt.planned_rows, 0);
-    chunk.first = prompt.done == 0;
+    chunk.first = !std::exchange(prompt.begun, true);
     prompt.done += chunk.tokens;
     chunk.last = prompt.done == prompt.entry.tokens;
     queued_tokens_ -= chunk.tokens;

@@ -17,6 +17,10 @@
 // Logit rows. A prompt whose logits are wanted (the last token; all tokens of a scored part) is cut such that a step
 // makes at most `step_logit_rows` rows: with a vocabulary of 256 thousand each takes a megabyte.
 //
+// Cached beginnings. A prompt whose beginning is known already starts behind it (StartAt), and counts with what is
+// left: as an estimate while it waits. Chunks end at the positions where the prefix cache wants to see the state
+// (`cuts`).
+//
 //   PromptScheduler scheduler({.step_tokens = 512});
 //   scheduler.Add({.id = 1, .tokens = 4000, .first_logit_row = 3999, .arrival_seconds = now});
 //   for (const PromptChunk& chunk : scheduler.PlanStep(reserve_memory)) { ... compute chunk ... }
@@ -43,6 +47,8 @@ struct PromptEntry {
   int priority = 0;
   // Tokens to compute: at least 1.
   int64_t tokens = 0;
+  // How many of them will probably be found cached: fewer than `tokens`.
+  int64_t expected_cached = 0;
   // Logits are wanted of tokens [first_logit_row, tokens).
   int64_t first_logit_row = 0;
   double arrival_seconds = 0;
@@ -73,6 +79,9 @@ class PromptScheduler {
   // count as computed from here on, and a prompt is forgotten with its last one.
   // `start`: reserves what the prompt needs; false when there is no room now (asked again in later steps).
   std::vector<PromptChunk> PlanStep(absl::FunctionRef<bool(uint64_t id)> start);
+  // For `start` to call before it returns true: tokens [0, cached) need not be computed (cached <= first_logit_row),
+  // and no chunk goes on beyond one of `cuts` (ascending positions).
+  void StartAt(uint64_t id, int64_t cached, std::vector<int64_t> cuts);
 
   // Prompts that have not started.
   int64_t waiting() const { return waiting_; }
@@ -85,12 +94,17 @@ class PromptScheduler {
     PromptEntry entry;
     double rank = 0;
     bool started = false;
+    // Some of it was planned.
+    bool begun = false;
     int64_t done = 0;
+    std::vector<int64_t> cuts;
     // Of the step being planned.
     int64_t planned = 0;
     int64_t planned_rows = 0;
 
-    int64_t left() const { return entry.tokens - done - planned; }
+    int64_t left() const { return entry.tokens - (started ? done : entry.expected_cached) - planned; }
+    // Tokens that the step may still take: to the next cut, or to the end.
+    int64_t LeftInStep() const;
   };
   struct Step {
     int64_t tokens = 0;

@@ -5,6 +5,7 @@
 //   if (!request.ok()) return reactor->Finish(ToGrpcStatus(request.status()));
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -21,6 +22,7 @@ namespace baton {
 inline constexpr int kMaxTopLogprobs = 20;
 inline constexpr int kMaxPriority = 100;
 inline constexpr int kMaxRequestIdBytes = 128;
+inline constexpr size_t kMaxCacheSaltBytes = 128;
 inline constexpr int kMaxStopTokenIds = 1024;
 inline constexpr int kMaxLogitBiasEntries = 1024;
 

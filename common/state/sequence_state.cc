@@ -119,16 +119,21 @@ absl::StatusOr<SequenceState> SequenceState::Fork(MemoryBudget& budget, int64_t 
   return fork;
 }
 
-absl::StatusOr<StateSnapshot> SequenceState::Snapshot() {
+absl::StatusOr<StateSnapshot> SequenceState::Snapshot() { return Share(/*full_pages_only=*/false); }
+
+absl::StatusOr<StateSnapshot> SequenceState::ShareFullPages() { return Share(/*full_pages_only=*/true); }
+
+absl::StatusOr<StateSnapshot> SequenceState::Share(bool full_pages_only) {
   const int64_t first_own = position_ / layout_->page_tokens;
-  const bool last_is_full = position_ % layout_->page_tokens == 0;
+  const int64_t end = full_pages_only ? first_own * layout_->page_tokens : position_;
+  const bool shares_last = end % layout_->page_tokens != 0;
   const auto becomes_shared = [&](const Slot& slot) {
-    return slot.index >= 0 && (slot.index < first_own || (slot.index == first_own && !last_is_full));
+    return slot.index >= 0 && (slot.index < first_own || (slot.index == first_own && shares_last));
   };
 
   // What each layer must have reserved once its pages are shared.
   std::vector<int64_t> reserved(layers_.size(), 0);
-  int64_t more = RecurrentBytes();
+  int64_t more = full_pages_only ? 0 : RecurrentBytes();
   int64_t less = 0;
   for (size_t i = 0; i < layers_.size(); ++i) {
     const Layer& layer = layers_[i];
@@ -144,11 +149,11 @@ absl::StatusOr<StateSnapshot> SequenceState::Snapshot() {
 
   StateSnapshot snapshot;
   snapshot.layout = layout_;
-  snapshot.position = position_;
+  snapshot.position = end;
   snapshot.layers.resize(layers_.size());
   for (size_t i = 0; i < layers_.size(); ++i) {
     const PageRef& from = layers_[i].recurrent;
-    if (!from) continue;
+    if (!from || full_pages_only) continue;
     PageRef copy = reservation_.TakePage(from.bytes());
     if (!copy) {
       for (const StateSnapshot::Layer& layer : snapshot.layers) more -= layer.recurrent ? layer.recurrent.bytes() : 0;
@@ -168,7 +173,7 @@ absl::StatusOr<StateSnapshot> SequenceState::Snapshot() {
     const int64_t first_needed = FirstNeededPosition(static_cast<int>(i), position_);
     StateSnapshot::Layer& shared = snapshot.layers[i];
     shared.first_page = first_needed / layout_->page_tokens;
-    for (int64_t page = shared.first_page; page * layout_->page_tokens < position_; ++page) {
+    for (int64_t page = shared.first_page; page * layout_->page_tokens < end; ++page) {
       if (first_needed == position_) break;  // a window of one key needs nothing of the past
       Slot& slot = layer.slots[page % layer.slots.size()];
       BATON_CHECK(slot.index == page);
@@ -181,7 +186,7 @@ absl::StatusOr<StateSnapshot> SequenceState::Snapshot() {
       slot.copy_on_write = slot.index == first_own;
     }
   }
-  prepared_end_ = position_;
+  if (!full_pages_only) prepared_end_ = position_;
   return snapshot;
 }
 

@@ -73,6 +73,9 @@ class SequenceState {
   // The state as a value, between runs. RESOURCE_EXHAUSTED, with nothing changed, when the budget has no room for the
   // copy of the recurrent vectors and for what this state will no longer get back.
   absl::StatusOr<StateSnapshot> Snapshot();
+  // Of that, only the KV pages that are full: a snapshot at the last page boundary, without recurrent state. Pages that
+  // had left a window before position() are not in it, even if the boundary's own window reached back to them.
+  absl::StatusOr<StateSnapshot> ShareFullPages();
   // The page that holds positions [page * page_tokens, ...) of a KV layer, for readers of what has been written there;
   // empty when absent. A window's page should be released before it leaves the window: until then it takes the place of
   // one that this state has reserved, beyond the budget if need be.
@@ -140,6 +143,8 @@ class SequenceState {
   int64_t RecurrentBytes() const;
   // Puts references to the snapshot's KV pages in place.
   void AdoptPages(const StateSnapshot& snapshot);
+  // Snapshot() or ShareFullPages().
+  absl::StatusOr<StateSnapshot> Share(bool full_pages_only);
   Layer& KvLayer(int layer, int kv_head);
   std::byte* WritablePage(Layer& layer, int64_t page);
   void MakeWritable(Layer& layer, Slot& slot, int64_t page);

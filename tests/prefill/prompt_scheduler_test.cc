@@ -355,5 +355,62 @@ TEST_P(PromptSchedulerPropertyTest, EveryStepKeepsTheRules) {
 
 INSTANTIATE_TEST_SUITE_P(Seeds, PromptSchedulerPropertyTest, ::testing::Range(0, 40));
 
+TEST(PromptSchedulerTest, GoesOnBehindWhatIsCachedAndPausesAtCuts) {
+  PromptScheduler scheduler(Options(100));
+  PromptEntry entry = Entry(1, 400);
+  entry.expected_cached = 128;
+  scheduler.Add(entry);
+  scheduler.Add(Entry(2, 500));
+  EXPECT_EQ(scheduler.queued_tokens(), 272 + 500);
+  const auto start = [&](uint64_t id) {
+    if (id == 1) scheduler.StartAt(1, 64, {128, 192, 384, 400});
+    return true;
+  };
+  std::vector<PromptChunk> plan = scheduler.PlanStep(start);
+  // The rest of the step is for those behind.
+  ASSERT_THAT(Shares(plan), ElementsAre(Share(1, 64), Share(2, 36)));
+  EXPECT_EQ(plan[0].begin, 64);
+  EXPECT_TRUE(plan[0].first);
+  EXPECT_EQ(scheduler.queued_tokens(), 272 + 464);
+  plan = scheduler.PlanStep(start);
+  ASSERT_THAT(Shares(plan), ElementsAre(Share(1, 64), Share(2, 36)));
+  EXPECT_EQ(plan[0].begin, 128);
+  EXPECT_FALSE(plan[0].first);
+  EXPECT_THAT(Shares(scheduler.PlanStep(start)), ElementsAre(Share(1, 100)));
+  EXPECT_THAT(Shares(scheduler.PlanStep(start)), ElementsAre(Share(1, 92), Share(2, 8)));
+  plan = scheduler.PlanStep(start);
+  ASSERT_THAT(Shares(plan), ElementsAre(Share(1, 16), Share(2, 84)));
+  EXPECT_TRUE(plan[0].last);
+  EXPECT_EQ(plan[0].logit_rows, 1);
+}
+
+TEST(PromptSchedulerTest, ACutEndsAShareOfAStepToo) {
+  PromptScheduler scheduler(Options(100));
+  scheduler.Add(Entry(1, 1000));
+  scheduler.Add(Entry(2, 90));
+  const auto start = [&](uint64_t id) {
+    if (id == 2) scheduler.StartAt(2, 0, {20});
+    return true;
+  };
+  EXPECT_THAT(Shares(scheduler.PlanStep(start)), ElementsAre(Share(1, 80), Share(2, 20)));
+  EXPECT_THAT(Shares(scheduler.PlanStep(start)), ElementsAre(Share(1, 50), Share(2, 50)));
+}
+
+// A prompt that is mostly cached is a short one.
+TEST(PromptSchedulerTest, ExpectedTokensCountWhileWaiting) {
+  PromptScheduler scheduler(Options(100));
+  scheduler.Add(Entry(1, 300));
+  PromptEntry entry = Entry(2, 400);
+  entry.expected_cached = 384;
+  scheduler.Add(entry);
+  const auto start = [&](uint64_t id) {
+    if (id == 2) scheduler.StartAt(2, 384, {});
+    return true;
+  };
+  EXPECT_THAT(Shares(scheduler.PlanStep(start)), ElementsAre(Share(1, 84), Share(2, 16)));
+  scheduler.Remove(1);
+  EXPECT_EQ(scheduler.queued_tokens(), 0);
+}
+
 }  // namespace
 }  // namespace baton
