@@ -91,6 +91,11 @@ void AddOptions(CLI::App& app, Flags* flags) {
   app.add_option("--prompt-file", flags->prompt_file,
                  "Prompts are pieces of this text (at most 1 MiB). Left out: random token ids")
       ->type_name("FILE");
+  app.add_option("--shared-prefix", workload.shared_prefix,
+                 "Tokens that all prompts begin with, as with a common system prompt: part of --prompt-tokens")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 30).description(""))
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--concurrency", flags->load.concurrency,
                  "Requests in flight at most; beyond that they wait here while their clocks run")
       ->check(CLI::Range(1, 100000))

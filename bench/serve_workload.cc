@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -11,6 +12,7 @@ namespace {
 
 // Independent streams of the seed. Prompts and lengths take one for each request.
 constexpr uint64_t kArrivalStream = 0;
+constexpr uint64_t kSharedPrefixStream = ~uint64_t{0};
 uint64_t LengthStream(int64_t index) { return 1 + 2 * static_cast<uint64_t>(index); }
 uint64_t PromptStream(int64_t index) { return 2 + 2 * static_cast<uint64_t>(index); }
 
@@ -54,17 +56,28 @@ absl::StatusOr<Workload> MakeWorkload(const WorkloadOptions& options) {
   return workload;
 }
 
-std::vector<int32_t> MakePrompt(const WorkloadOptions& options, const WorkItem& item) {
-  Random random(options.seed, PromptStream(item.index));
-  std::vector<int32_t> ids(item.prompt_tokens);
+namespace {
+
+void FillPrompt(const WorkloadOptions& options, Random& random, absl::Span<int32_t> ids) {
   if (!options.text_ids.empty()) {
     const auto size = static_cast<int64_t>(options.text_ids.size());
     const int64_t begin = random.Integer(0, size - 1);
-    for (int64_t i = 0; i < item.prompt_tokens; ++i) ids[i] = options.text_ids[(begin + i) % size];
-    return ids;
+    for (size_t i = 0; i < ids.size(); ++i) ids[i] = options.text_ids[(begin + static_cast<int64_t>(i)) % size];
+    return;
   }
   const int32_t first = std::min(kFirstPlainToken, options.vocab_size - 1);
   for (int32_t& id : ids) id = static_cast<int32_t>(random.Integer(first, options.vocab_size - 1));
+}
+
+}  // namespace
+
+std::vector<int32_t> MakePrompt(const WorkloadOptions& options, const WorkItem& item) {
+  std::vector<int32_t> ids(item.prompt_tokens);
+  const auto shared = static_cast<size_t>(std::min(options.shared_prefix, item.prompt_tokens));
+  Random common(options.seed, kSharedPrefixStream);
+  FillPrompt(options, common, absl::MakeSpan(ids).first(shared));
+  Random own(options.seed, PromptStream(item.index));
+  FillPrompt(options, own, absl::MakeSpan(ids).subspan(shared));
   return ids;
 }
 

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/prefix_summary.h"
 #include "common/text/tokenizer.h"
 #include "gateway/timers.h"
 
@@ -77,6 +78,8 @@ struct WorkerSnapshot {
   // Null when `info` is, and for a checkpoint without a tokenizer.
   std::shared_ptr<const Tokenizer> tokenizer;
   worker::v1::Load load;
+  // What it has cached of prompts; lives on as reports come in.
+  std::shared_ptr<const KnownPrefixes> prefixes;
   // Grows with every load report: what was sent before the report is in it.
   uint64_t load_reports = 0;
   std::shared_ptr<WorkerConnection> connection;

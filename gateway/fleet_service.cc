@@ -30,6 +30,7 @@ grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* c
     status->set_state_bytes_used(snapshot.load.state_bytes_used());
     status->set_state_bytes_total(snapshot.load.state_bytes_total());
     status->set_tokens_per_second(snapshot.load.tokens_per_second());
+    if (snapshot.prefixes != nullptr) status->set_cached_prefixes(static_cast<int64_t>(snapshot.prefixes->size()));
     status->set_uptime_seconds(snapshot.info->uptime_seconds() + SecondsBetween(snapshot.info_time, now));
   }
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();

@@ -142,7 +142,7 @@ void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation)
       MakePrefillRequest(plan_, reservation), deadline_,
       [self, number](PrefillEvent& event) { self->InAttempt(number, [&] { self->OnPrefillEvent(event); }); },
       [self, number](const grpc::Status& status) { self->InAttempt(number, [&] { self->OnPrefillEnd(status); }); });
-  attempt_.route.prefill.Confirm(static_cast<int64_t>(plan_.prompt.size()));
+  attempt_.route.prefill.Confirm();
 }
 
 void GenerationSession::OnDecodeEvent(DecodeEvent& event) {

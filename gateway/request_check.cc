@@ -145,6 +145,13 @@ void ResolveStopping(const v1::StoppingParams& asked, int64_t room, const Served
   }
 }
 
+const std::string& CheckCacheSalt(const std::string& salt, Violations* violations) {
+  if (salt.size() > kMaxCacheSaltBytes) {
+    violations->Add("cache_salt", absl::StrCat("has ", salt.size(), " bytes; at most ", kMaxCacheSaltBytes));
+  }
+  return salt;
+}
+
 void ResolveOutput(const v1::OutputParams& asked, GenerationPlan* plan, Violations* violations) {
   CheckRange<int32_t>(asked.top_logprobs(), 0, kMaxTopLogprobs, "output.top_logprobs", violations);
   if (asked.top_logprobs() > 0 && asked.has_logprobs() && !asked.logprobs() && !asked.prompt_logprobs()) {
@@ -181,6 +188,7 @@ absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request,
   plan.request_id = request_id;
   CheckRange<int32_t>(request.priority(), -kMaxPriority, kMaxPriority, "priority", &violations);
   plan.priority = request.priority();
+  plan.cache_salt = CheckCacheSalt(request.cache_salt(), &violations);
   ResolveSampling(request.sampling(), *model, &plan.sampling, &violations);
   ResolveOutput(request.output(), &plan, &violations);
   plan.prompt = EncodePrompt(request, "prompt", *model, &violations);
@@ -198,6 +206,7 @@ absl::StatusOr<ScorePlan> CheckScore(const v1::ScoreRequest& request, const std:
   plan.request_id = request_id;
   CheckRange<int32_t>(request.priority(), -kMaxPriority, kMaxPriority, "priority", &violations);
   plan.priority = request.priority();
+  plan.cache_salt = CheckCacheSalt(request.cache_salt(), &violations);
   CheckRange<int32_t>(request.top_logprobs(), 0, kMaxTopLogprobs, "top_logprobs", &violations);
   plan.top_logprobs = request.top_logprobs();
   CheckRange<int32_t>(request.continuations_size(), 1, kMaxContinuations, "continuations", &violations);

@@ -45,6 +45,7 @@ struct GenerationPlan {
   bool prompt_logprobs = false;
   bool token_ids = true;
   int priority = 0;
+  std::string cache_salt;
 
   bool IsStopToken(int32_t id) const;
   bool IsEos(int32_t id) const;
@@ -60,6 +61,7 @@ struct ScorePlan {
   std::vector<std::vector<int32_t>> continuations;
   int top_logprobs = 0;
   int priority = 0;
+  std::string cache_salt;
 };
 
 // Printable ASCII, at most 128 bytes.

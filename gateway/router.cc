@@ -10,6 +10,7 @@
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/status_mapping.h"
+#include "common/state/prefix_chain.h"
 
 namespace baton {
 namespace {
@@ -48,6 +49,9 @@ Placement& Placement::operator=(Placement&& other) noexcept {
   return *this;
 }
 
+void Placement::Confirm() {
+  if (router_ != nullptr) router_->Confirm(*this, absl::nullopt);
+}
 void Placement::Confirm(int64_t amount) {
   if (router_ != nullptr) router_->Confirm(*this, amount);
 }
@@ -139,12 +143,23 @@ absl::StatusOr<Router::Row*> Router::ChooseDecode(const std::vector<Row*>& rows,
       kRetryAfter, "DECODE_MEMORY_FULL");
 }
 
-absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows, const Avoid& avoid) const {
+int64_t Router::TokensToCompute(const Row& row, const Demand& demand) {
+  if (demand.prefixes == nullptr || row.snapshot.prefixes == nullptr) return demand.prompt_tokens;
+  for (size_t blocks = demand.prefixes->size(); blocks > 0; --blocks) {
+    if (!row.snapshot.prefixes->Contains((*demand.prefixes)[blocks - 1])) continue;
+    return std::max<int64_t>(1, demand.prompt_tokens - static_cast<int64_t>(blocks) * kPrefixBlockTokens);
+  }
+  return demand.prompt_tokens;
+}
+
+absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows, const Demand& demand,
+                                                   const Avoid& avoid) const {
   Row* best = nullptr;
   auto best_rank = std::make_tuple(0, int64_t{0}, size_t{0}, uint64_t{0});
   for (Row* row : rows) {
     if (row->refused) continue;
-    const auto rank = std::make_tuple(row->Reluctance(avoid), row->InUse(), row->claims.size(), row->last_used);
+    const int64_t work = SaturatingAdd(row->InUse(), TokensToCompute(*row, demand));
+    const auto rank = std::make_tuple(row->Reluctance(avoid), work, row->claims.size(), row->last_used);
     if (best != nullptr && rank >= best_rank) continue;
     best = row;
     best_rank = rank;
@@ -163,13 +178,13 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   if (prefill.empty() || decode_missing) return NoWorkers(demand, prefill.empty(), decode_missing);
 
   Route route;
-  BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, avoid));
+  BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, demand, avoid));
   if (needs_decode) {
     BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
     const int64_t bytes = StateBytesFor(row->snapshot.info->state_bytes(), demand.state_tokens);
     route.decode = MakePlacement(row, bytes, /*confirmed=*/false);
   }
-  route.prefill = MakePlacement(prefill_row, demand.prompt_tokens, /*confirmed=*/false);
+  route.prefill = MakePlacement(prefill_row, TokensToCompute(*prefill_row, demand), /*confirmed=*/false);
   return route;
 }
 
@@ -190,12 +205,12 @@ Router::Row* Router::Find(const Placement& placement) {
   return &row->second;
 }
 
-void Router::Confirm(const Placement& placement, int64_t amount) {
+void Router::Confirm(const Placement& placement, absl::optional<int64_t> amount) {
   std::lock_guard<std::mutex> lock(mutex_);
   Row* const row = Find(placement);
   if (row == nullptr) return;
   Claim& claim = row->claims[placement.id_];
-  claim.amount = std::max<int64_t>(0, amount);
+  if (amount.has_value()) claim.amount = std::max<int64_t>(0, *amount);
   claim.confirmed = true;
 }
 

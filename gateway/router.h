@@ -1,5 +1,7 @@
-// Which worker gets a request: the decode worker with the most free state memory, the prefill worker with the fewest
-// queued tokens, among those that serve the request's fingerprint.
+// Which worker gets a request: the decode worker with the most free state memory, the prefill worker that will have
+// computed its prompt with the least work, among those that serve the request's fingerprint:
+//
+//   work = tokens queued there + tokens of the prompt that it has not cached      (docs/scheduling.md)
 //
 // A worker's own load reports arrive up to a tenth of a second late, so the router adds what this gateway has sent
 // there since: a Placement is such a claim, held for as long as the request uses the worker. The worker has the last
@@ -25,6 +27,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/optional.h"
 #include "gateway/fleet.h"
 
 namespace baton {
@@ -38,6 +41,8 @@ struct Demand {
   std::string model;
   // Tokens to prefill.
   int64_t prompt_tokens = 0;
+  // Short hashes of the prompt's whole blocks, as far as it may go on from the cache. Null: it may not.
+  std::shared_ptr<const std::vector<uint64_t>> prefixes;
   // Tokens of state to reserve at a decode worker; 0: none is needed.
   int64_t state_tokens = 0;
 };
@@ -53,7 +58,9 @@ class Placement {
   explicit operator bool() const { return router_ != nullptr; }
   const std::string& endpoint() const { return connection_->endpoint; }
   const std::shared_ptr<WorkerConnection>& connection() const { return connection_; }
-  // The worker has taken it: its reports from now on include it. `amount`: bytes or tokens really taken.
+  // The worker has taken it: its reports from now on include it.
+  void Confirm();
+  // The same; `amount`: bytes or tokens really taken.
   void Confirm(int64_t amount);
   // The worker is full (refused it) or did not answer (failed).
   void ReportRefused();
@@ -118,9 +125,11 @@ class Router : public FleetObserver {
   std::vector<Row*> Serving(Stage stage, const std::string& fingerprint);
   absl::Status NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const;
   absl::StatusOr<Row*> ChooseDecode(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
-  absl::StatusOr<Row*> ChoosePrefill(const std::vector<Row*>& rows, const Avoid& avoid) const;
+  absl::StatusOr<Row*> ChoosePrefill(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
+  // Tokens of the demand's prompt that the worker would compute.
+  static int64_t TokensToCompute(const Row& row, const Demand& demand);
   Placement MakePlacement(Row* row, int64_t amount, bool confirmed);
-  void Confirm(const Placement& placement, int64_t amount);
+  void Confirm(const Placement& placement, absl::optional<int64_t> amount);
   void Mark(const Placement& placement, bool Row::*flag);
   void Release(const Placement& placement);
   // The row a placement's claim is still on, or null.

@@ -125,7 +125,7 @@ void ScoreSession::StartItem(size_t index, Placement placement) {
         std::lock_guard<std::mutex> lock(self->mutex_);
         if (!self->ended_ && self->items_[index].attempt == attempt) self->OnCallEnd(index, status);
       });
-  item.placement.Confirm(TokensOf(index));
+  item.placement.Confirm();
 }
 
 void ScoreSession::OnEvent(size_t index, const PrefillEvent& event) {

@@ -182,6 +182,8 @@ absl::Status WorkerLink::Follow(bool* reached) {
     watch_ = watch;
   }
   auto first = std::make_shared<bool>(false);
+  // Of this stream alone: the next one begins with everything.
+  auto prefixes = std::make_shared<KnownPrefixes>();
   const std::shared_ptr<WorkerConnection> connection = snapshot_.connection;
   const std::shared_ptr<LoadCall> call = LoadCall::Start(
       [&](grpc::ClientContext* context, const worker::v1::WatchLoadRequest* request,
@@ -189,13 +191,13 @@ absl::Status WorkerLink::Follow(bool* reached) {
         connection->worker->async()->WatchLoad(context, request, reactor);
       },
       {}, std::chrono::system_clock::time_point::max(),
-      [this, watch, first](Load& load) {
+      [this, watch, first, prefixes](Load& load) {
         // Under the watch's lock, so that nothing is published once the thread has given this stream up.
         std::lock_guard<std::mutex> lock(watch->mutex);
         if (watch->ended) return;
         watch->last_report = Clock::now();
         *first = true;
-        OnLoad(load);
+        OnLoad(load, prefixes);
       },
       [watch](const grpc::Status& status) {
         std::lock_guard<std::mutex> lock(watch->mutex);
@@ -222,9 +224,12 @@ absl::Status WorkerLink::Follow(bool* reached) {
   return status;
 }
 
-void WorkerLink::OnLoad(const Load& load) {
+void WorkerLink::OnLoad(Load& load, const std::shared_ptr<KnownPrefixes>& prefixes) {
+  if (load.has_prefixes()) prefixes->Apply(load.prefixes());
+  load.clear_prefixes();
   Update([&](WorkerSnapshot& snapshot) {
     snapshot.load = load;
+    snapshot.prefixes = prefixes;
     snapshot.state = load.draining() ? WorkerState::kDraining : WorkerState::kServing;
     ++snapshot.load_reports;
   });

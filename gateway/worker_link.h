@@ -69,7 +69,7 @@ class WorkerLink {
   absl::StatusOr<worker::v1::WorkerInfo> GetInfo();
   absl::StatusOr<std::string> FetchTokenizer();
   absl::Status Follow(bool* reached);
-  void OnLoad(const worker::v1::Load& load);
+  void OnLoad(worker::v1::Load& load, const std::shared_ptr<KnownPrefixes>& prefixes);
   // Changes the snapshot and publishes it.
   void Update(const std::function<void(WorkerSnapshot&)>& change);
   // True when stopped meanwhile.

@@ -1,6 +1,10 @@
 #include "gateway/worker_requests.h"
 
+#include <algorithm>
+#include <memory>
 #include <vector>
+
+#include "common/state/prefix_chain.h"
 
 namespace baton {
 namespace {
@@ -23,6 +27,18 @@ Request RequestOf(const GenerationPlan& plan) {
   return request;
 }
 
+// Of the blocks that a prompt whose logits are wanted from token `limit` on may go on from.
+template <typename Plan>
+std::shared_ptr<const std::vector<uint64_t>> PrefixesOf(const Plan& plan, const std::vector<int32_t>& prompt,
+                                                        size_t limit) {
+  auto hashes = std::make_shared<std::vector<uint64_t>>();
+  const auto tokens = absl::MakeConstSpan(prompt).first(std::min(limit, prompt.size()));
+  for (const PrefixHash& hash : PrefixChain(plan.model->fingerprint, /*adapter=*/"", plan.cache_salt, tokens)) {
+    hashes->push_back(hash.Short());
+  }
+  return hashes;
+}
+
 }  // namespace
 
 Demand DemandOf(const GenerationPlan& plan) {
@@ -30,6 +46,9 @@ Demand DemandOf(const GenerationPlan& plan) {
   demand.fingerprint = plan.model->fingerprint;
   demand.model = plan.model->name;
   demand.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
+  if (!plan.prompt_logprobs && !plan.prompt.empty()) {
+    demand.prefixes = PrefixesOf(plan, plan.prompt, plan.prompt.size() - 1);
+  }
   demand.state_tokens = plan.needs_decode() ? demand.prompt_tokens + plan.stopping.max_new_tokens() : 0;
   return demand;
 }
@@ -39,6 +58,7 @@ Demand DemandOf(const ScorePlan& plan, size_t index) {
   demand.fingerprint = plan.model->fingerprint;
   demand.model = plan.model->name;
   demand.prompt_tokens = static_cast<int64_t>(plan.context.size() + plan.continuations[index].size());
+  if (!plan.context.empty()) demand.prefixes = PrefixesOf(plan, plan.context, plan.context.size() - 1);
   return demand;
 }
 
@@ -46,6 +66,7 @@ DecodeRequest MakeDecodeRequest(const GenerationPlan& plan) { return RequestOf<D
 
 PrefillRequest MakePrefillRequest(const GenerationPlan& plan, const worker::v1::Reservation* reservation) {
   PrefillRequest request = RequestOf<PrefillRequest>(plan);
+  request.set_cache_salt(plan.cache_salt);
   if (plan.prompt_logprobs && plan.prompt.size() > 1) request.set_score_from(1);
   if (reservation != nullptr) {
     worker::v1::Handoff* const handoff = request.mutable_handoff();
@@ -69,6 +90,7 @@ PrefillRequest MakeScoreRequest(const ScorePlan& plan, size_t index) {
   request.set_priority(plan.priority);
   request.set_score_from(static_cast<int32_t>(plan.context.size()));
   request.set_score_only(true);
+  request.set_cache_salt(plan.cache_salt);
   return request;
 }
 

@@ -34,7 +34,8 @@ PrefillEngine::PrefillEngine(const PrefillEngineOptions& options, Model* model, 
                              PrefillMetrics* metrics, LoadReporter* load)
     : options_(options),
       load_(load),
-      cache_(model->MakeStateLayout(static_cast<int>(options.step_tokens)), options.prefix_cache),
+      cache_(model->MakeStateLayout(static_cast<int>(options.step_tokens)), options.prefix_cache,
+             [load](const PrefixHash& hash, bool present) { load->prefixes().Set(hash.Short(), present); }),
       context_(options.handoff),
       scheduler_(SchedulerOptions(options)) {
   context_.model = model;

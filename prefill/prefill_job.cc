@@ -71,7 +71,8 @@ void PrefillJob::StartHandoff() {
   options.encoding = handoff.encoding;
   options.write_delay = handoff.delay;
   options.offer_shared_memory = handoff.transport == HandoffTransport::kShm ||
-                                (handoff.transport == HandoffTransport::kAuto && state_->bytes() >= kWorthSharingBytes);
+                                (handoff.transport == HandoffTransport::kAuto &&
+                                 context_->layout->BytesFor(prompt.tokens()) >= kWorthSharingBytes);
   sender_ = HandoffSender::Start(context_->peers.Get(prompt.handoff->endpoint(), started_at_), *prompt.handoff,
                                  {context_->model->fingerprint(), context_->layout, prompt.tokens(), state_}, options,
                                  context_->wake);

@@ -169,27 +169,33 @@ grpc::ServerWriteReactor<TokenizerPiece>* WorkerService::GetTokenizer(grpc::Call
 grpc::ServerWriteReactor<Load>* WorkerService::WatchLoad(grpc::CallbackServerContext* context,
                                                          const worker::v1::WatchLoadRequest* request) {
   auto* reactor = new EventWriter<Load>(kMaxQueuedLoads, nullptr);
-  LoadHandle handle = reactor->handle();
-  handle->Push(load_->Snapshot());
+  Watcher watcher{reactor->handle()};
+  Tell(watcher, load_->Snapshot());
   absl::MutexLock lock(&mutex_);
   if (watches_ended_) {
-    handle->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is stopping"));
+    watcher.handle->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is stopping"));
   } else {
-    watchers_.push_back(std::move(handle));
+    watchers_.push_back(std::move(watcher));
   }
   return reactor;
 }
 
+void WorkerService::Tell(Watcher& watcher, Load load) const {
+  uint64_t told = watcher.told_prefixes;
+  if (load_->prefixes().version() != told) load_->prefixes().Describe(&told, load.mutable_prefixes());
+  if (watcher.handle->Push(std::move(load))) watcher.told_prefixes = told;
+}
+
 void WorkerService::EndWatches() {
-  std::vector<LoadHandle> watchers;
+  std::vector<Watcher> watchers;
   {
     absl::MutexLock lock(&mutex_);
     watches_ended_ = true;
     watchers.swap(watchers_);
   }
-  for (const LoadHandle& watcher : watchers) {
-    watcher->Push(load_->Snapshot());
-    watcher->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is stopping"));
+  for (const Watcher& watcher : watchers) {
+    watcher.handle->Push(load_->Snapshot());
+    watcher.handle->Finish(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the worker is stopping"));
   }
 }
 
@@ -207,6 +213,7 @@ Load WorkerService::CurrentLoad(absl::Time now) {
 
 void WorkerService::WatchLoop() {
   Load last_pushed;
+  uint64_t last_prefixes = 0;
   absl::Time last_push_time = absl::InfinitePast();
   absl::MutexLock lock(&mutex_);
   while (true) {
@@ -214,13 +221,15 @@ void WorkerService::WatchLoop() {
     if (stopping_) return;
     const absl::Time now = absl::Now();
     const Load load = CurrentLoad(now);
-    if (!SameLoad(load, last_pushed) || now - last_push_time >= kWatchAtLeastEvery) {
+    const uint64_t prefixes = load_->prefixes().version();
+    if (!SameLoad(load, last_pushed) || prefixes != last_prefixes || now - last_push_time >= kWatchAtLeastEvery) {
       last_pushed = load;
+      last_prefixes = prefixes;
       last_push_time = now;
-      for (const LoadHandle& watcher : watchers_) watcher->Push(load);
+      for (Watcher& watcher : watchers_) Tell(watcher, load);
     }
     watchers_.erase(std::remove_if(watchers_.begin(), watchers_.end(),
-                                   [](const LoadHandle& watcher) { return watcher->cancelled(); }),
+                                   [](const Watcher& watcher) { return watcher.handle->cancelled(); }),
                     watchers_.end());
     mutex_.AwaitWithTimeout(absl::Condition(this, &WorkerService::Stopping), kWatchInterval);
     if (stopping_) return;

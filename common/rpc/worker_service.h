@@ -26,6 +26,7 @@
 #include "baton/worker/v1/worker.grpc.pb.h"
 #include "common/model/model.h"
 #include "common/rpc/event_writer.h"
+#include "common/rpc/prefix_summary.h"
 #include "common/state/memory_budget.h"
 #include "common/state/state_layout.h"
 
@@ -45,9 +46,12 @@ class LoadReporter {
   void SetQueuedTokens(int64_t tokens) { queued_tokens_.store(tokens, std::memory_order_relaxed); }
   // Tokens done (prefill: computed, decode: sampled): gives tokens_per_second.
   void AddTokens(int64_t tokens) { tokens_done_.fetch_add(tokens, std::memory_order_relaxed); }
+  // Beginnings of prompts that are cached.
+  PrefixSummary& prefixes() { return prefixes_; }
+  const PrefixSummary& prefixes() const { return prefixes_; }
   void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
 
-  // All but tokens_per_second, which the service works out from tokens_done.
+  // All but tokens_per_second, which the service works out from tokens_done, and prefixes, which differ by watcher.
   worker::v1::Load Snapshot() const;
   int64_t tokens_done() const { return tokens_done_.load(std::memory_order_relaxed); }
 
@@ -58,6 +62,7 @@ class LoadReporter {
   std::atomic<int64_t> queued_tokens_{0};
   std::atomic<int64_t> tokens_done_{0};
   std::atomic<bool> draining_{false};
+  PrefixSummary prefixes_;
 };
 
 struct WorkerIdentity {
@@ -97,8 +102,13 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
                                                         const worker::v1::WatchLoadRequest* request) override;
 
  private:
-  using LoadHandle = std::shared_ptr<EventWriter<worker::v1::Load>::Handle>;
+  struct Watcher {
+    std::shared_ptr<EventWriter<worker::v1::Load>::Handle> handle;
+    uint64_t told_prefixes = 0;  // version
+  };
 
+  // Drops what the watcher is too slow to read; prefixes it did not get come with a later report.
+  void Tell(Watcher& watcher, worker::v1::Load load) const;
   // Pushes the load to all watchers when it changed. Sleeps while there are none.
   void WatchLoop();
   // The load with tokens_per_second over the last second. Watch thread only.
@@ -112,7 +122,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   const absl::Time started_;
 
   absl::Mutex mutex_;
-  std::vector<LoadHandle> watchers_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Watcher> watchers_ ABSL_GUARDED_BY(mutex_);
   bool watches_ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // (when, tokens done by then), oldest first; watch thread only.

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -170,6 +171,25 @@ TEST(WorkloadTest, PromptsArePiecesOfAText) {
   const WorkItem item = MakeWorkload(options)->items[0];
   const std::vector<int32_t> ids = MakePrompt(options, item);
   for (size_t i = 1; i < ids.size(); ++i) EXPECT_EQ(ids[i], ids[i - 1] % 3 + 1);
+}
+
+TEST(WorkloadTest, PromptsMayBeginAlike) {
+  WorkloadOptions options = Options();
+  const Workload workload = MakeWorkload(options).value();
+  options.shared_prefix = 30;
+  const std::vector<int32_t> first = MakePrompt(options, workload.items[0]);
+  bool longer = false;
+  for (const WorkItem& item : workload.items) {
+    const std::vector<int32_t> ids = MakePrompt(options, item);
+    ASSERT_EQ(static_cast<int64_t>(ids.size()), item.prompt_tokens);
+    const size_t shared = std::min<size_t>({ids.size(), first.size(), 30});
+    ASSERT_TRUE(std::equal(ids.begin(), ids.begin() + shared, first.begin()));
+    if (item.index > 0 && ids.size() > 40 && first.size() > 40) {
+      EXPECT_FALSE(std::equal(ids.begin() + 30, ids.begin() + 40, first.begin() + 30));
+      longer = true;
+    }
+  }
+  EXPECT_TRUE(longer || first.size() <= 40);
 }
 
 TEST(WorkloadTest, LongDrawsAreCutToTheModel) {

@@ -121,6 +121,37 @@ TEST_F(WorkerServiceTest, WatchersSeeEveryKindOfChange) {
   EXPECT_EQ(late->Finish().error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
+TEST_F(WorkerServiceTest, WatchersHearWhichPrefixesAreCached) {
+  load_.prefixes().Set(1, true);
+  load_.prefixes().Set(2, true);
+  grpc::ClientContext first_context;
+  auto first = stub_->WatchLoad(&first_context, WatchLoadRequest());
+  KnownPrefixes first_known;
+  const auto read_until = [](grpc::ClientReader<Load>& reader, KnownPrefixes& known, auto&& condition) {
+    Load load;
+    while (!condition() && reader.Read(&load)) {
+      if (load.has_prefixes()) known.Apply(load.prefixes());
+    }
+    EXPECT_TRUE(condition());
+  };
+  read_until(*first, first_known, [&] { return first_known.size() == 2; });
+  load_.prefixes().Set(1, false);
+  load_.prefixes().Set(3, true);
+  load_.prefixes().Set(4, true);
+  // Who comes later hears everything.
+  grpc::ClientContext second_context;
+  auto second = stub_->WatchLoad(&second_context, WatchLoadRequest());
+  KnownPrefixes second_known;
+  read_until(*first, first_known, [&] { return first_known.size() == 3; });
+  read_until(*second, second_known, [&] { return second_known.size() == 3; });
+  for (const KnownPrefixes* known : {&first_known, &second_known}) {
+    EXPECT_FALSE(known->Contains(1));
+    EXPECT_TRUE(known->Contains(2) && known->Contains(3) && known->Contains(4));
+  }
+  first_context.TryCancel();
+  second_context.TryCancel();
+}
+
 // The formula a gateway computes with, against what a state takes.
 int64_t Evaluate(const StateBytes& bytes, int64_t tokens) {
   int64_t sum = bytes.fixed();

@@ -1,0 +1,91 @@
+"""Prompts that begin alike, over real processes: computed once, answered alike, and sent back to where they are cached."""
+import grpc
+import pytest
+
+from baton.v1 import inference_pb2 as pb
+from fleet import GEMMA, RECURRENT
+from messages import Answer, exactly, failure_of, greedy, tokens
+from process import wait_until
+
+MODELS = [GEMMA, RECURRENT]
+
+
+def prompt(length, seed):
+    return [2] + [500 + (i * 7 + seed * 131 + i * i * seed) % 1400 for i in range(length - 1)]
+
+
+def ask(fleet, ids, model, **fields):
+    return Answer(fleet.stream(tokens(ids, model, sampling=greedy(), stopping=exactly(8), **fields)))
+
+
+def cached(answer):
+    return answer.finished.usage.cached_prompt_tokens
+
+
+def told(fleet, model):
+    """Beginnings of prompts that the model's workers have told the gateway of."""
+    workers = fleet.fleet.GetStatus(pb.GetStatusRequest()).workers
+    return sum(worker.cached_prefixes for worker in workers if worker.model == model)
+
+
+@pytest.fixture(scope="module")
+def fleet(launch):
+    return launch(models=MODELS, prefill=2)
+
+
+@pytest.fixture(scope="module")
+def plain(launch):
+    return launch(models=MODELS, prefill_flags=["--prefix-cache", "off"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_hit_answers_as_a_miss(fleet, plain, model):
+    system = prompt(300, 1)
+    hits = 0
+    for turn in range(8):
+        ids = system + prompt(40, 10 + turn)
+        expected = ask(plain, ids, model)
+        assert cached(expected) == 0
+        before = told(fleet, model)
+        answer = ask(fleet, ids, model)
+        wait_until(lambda: told(fleet, model) > before, "the gateway has heard of it")
+        assert answer.ids == expected.ids
+        assert cached(answer) in (0, 256)
+        hits += cached(answer) > 0
+    # Where prompts part is known once two have been on one worker, whatever the family.
+    assert hits >= 5
+    fleet.wait_idle()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_conversation_goes_back_to_its_worker(fleet, model):
+    """With two workers of the model, each turn computes only what is new."""
+    ids = prompt(200, 40)
+    known = 0
+    for turn in range(5):
+        before = told(fleet, model)
+        answer = ask(fleet, ids, model)
+        assert cached(answer) == known
+        known = len(ids) // 64 * 64
+        wait_until(lambda: told(fleet, model) > before, "the gateway has heard of it")
+        ids = ids + answer.ids + prompt(100, 50 + turn)
+    fleet.wait_idle()
+
+
+def test_salts_keep_callers_apart(fleet):
+    ids = prompt(200, 90)
+    assert cached(ask(fleet, ids, GEMMA, cache_salt=b"one")) == 0
+    assert cached(ask(fleet, ids, GEMMA, cache_salt=b"two")) == 0
+    assert cached(ask(fleet, ids, GEMMA)) == 0
+    failure = failure_of(lambda: ask(fleet, ids, GEMMA, cache_salt=b"x" * 129))
+    assert failure.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_scores_come_from_the_cache_and_are_the_same(fleet, plain):
+    request = pb.ScoreRequest(model=RECURRENT, tokens=pb.TokenPrompt(ids=prompt(260, 77)), continuations=[
+        pb.Continuation(tokens=pb.TokenPrompt(ids=[700 + i, 800 + i])) for i in range(6)])
+    expected = plain.inference.Score(request, timeout=60)
+    for _ in range(2):
+        scores = fleet.inference.Score(request, timeout=60)
+        assert [score.logprob for score in scores.scores] == [score.logprob for score in expected.scores]
+    fleet.wait_idle()
