@@ -35,6 +35,9 @@ PrefillMetrics::PrefillMetrics(Metrics* metrics, const std::string& model)
                                            {{"model", model}})),
       prefix_cache_blocks(
           metrics->AddGauge("baton_prefix_cache_blocks", "Blocks of 64 tokens that are known.", {{"model", model}})),
+      prefix_cache_resume_points(metrics->AddGauge("baton_prefix_cache_resume_points",
+                                                   "Beginnings of prompts that a prompt can go on from.",
+                                                   {{"model", model}})),
       generation_tokens(
           metrics->AddCounter("baton_generation_tokens_total", "Tokens sampled here.", {{"model", model}})),
       queue_seconds(metrics->AddHistogram("baton_queue_seconds", "Waiting before work starts here.",
@@ -87,6 +90,7 @@ void PrefillMetrics::SetState(const MemoryBudget& budget) {
 void PrefillMetrics::SetPrefixCache(const PrefixCache& cache) {
   prefix_cache_bytes.Set(static_cast<double>(cache.bytes()));
   prefix_cache_blocks.Set(static_cast<double>(cache.blocks()));
+  prefix_cache_resume_points.Set(static_cast<double>(cache.resume_points()));
   prefix_cache_evictions.Increment(static_cast<double>(cache.evictions() - evictions_));
   evictions_ = cache.evictions();
 }

@@ -27,6 +27,7 @@ struct PrefillMetrics {
   prometheus::Counter& prefix_cache_evictions;
   prometheus::Gauge& prefix_cache_bytes;
   prometheus::Gauge& prefix_cache_blocks;
+  prometheus::Gauge& prefix_cache_resume_points;
   prometheus::Counter& generation_tokens;
   prometheus::Histogram& queue_seconds;
   prometheus::Histogram& prefill_seconds;

@@ -88,6 +88,7 @@ class PrefixCache {
   // Of pages and snapshots. Pages that running states hold too are counted here as well.
   int64_t bytes() const { return bytes_; }
   int64_t blocks() const { return static_cast<int64_t>(nodes_.size()); }
+  int64_t resume_points() const { return recurrent_ ? static_cast<int64_t>(evictable_.size()) : blocks(); }
   int64_t evictions() const { return evictions_; }
 
  private:

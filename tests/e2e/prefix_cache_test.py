@@ -22,10 +22,15 @@ def cached(answer):
     return answer.finished.usage.cached_prompt_tokens
 
 
-def told(fleet, model):
-    """Beginnings of prompts that the model's workers have told the gateway of."""
-    workers = fleet.fleet.GetStatus(pb.GetStatusRequest()).workers
-    return sum(worker.cached_prefixes for worker in workers if worker.model == model)
+def wait_told(fleet):
+    """Until the gateway knows what the workers have cached."""
+    def told():
+        workers = {worker.endpoint: worker.cached_prefixes
+                   for worker in fleet.fleet.GetStatus(pb.GetStatusRequest()).workers if worker.role == "prefill"}
+        return all(workers[worker.address] == worker.value("baton_prefix_cache_resume_points")
+                   for worker in fleet.prefills)
+    fleet.wait_idle()
+    wait_until(told, "the gateway has heard of what is cached")
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +51,8 @@ def test_a_hit_answers_as_a_miss(fleet, plain, model):
         ids = system + prompt(40, 10 + turn)
         expected = ask(plain, ids, model)
         assert cached(expected) == 0
-        before = told(fleet, model)
         answer = ask(fleet, ids, model)
-        wait_until(lambda: told(fleet, model) > before, "the gateway has heard of it")
+        wait_told(fleet)
         assert answer.ids == expected.ids
         assert cached(answer) in (0, 256)
         hits += cached(answer) > 0
@@ -63,11 +67,10 @@ def test_a_conversation_goes_back_to_its_worker(fleet, model):
     ids = prompt(200, 40)
     known = 0
     for turn in range(5):
-        before = told(fleet, model)
         answer = ask(fleet, ids, model)
         assert cached(answer) == known
         known = len(ids) // 64 * 64
-        wait_until(lambda: told(fleet, model) > before, "the gateway has heard of it")
+        wait_told(fleet)
         ids = ids + answer.ids + prompt(100, 50 + turn)
     fleet.wait_idle()
 
