@@ -235,7 +235,7 @@ TEST_F(RouterTest, PrefillGoesWhereTheLeastIsLeftToCompute) {
   router_.OnWorker(CachingSnapshot("p:1", 0, {}));
   router_.OnWorker(CachingSnapshot("p:2", 0, {1, 2}));
   router_.OnWorker(CachingSnapshot("p:3", 0, {1, 2, 3, 4}));
-  router_.OnWorker(CachingSnapshot("p:4", 0, {7, 8, 9}));
+  router_.OnWorker(CachingSnapshot("p:4", 0, {107, 108, 109}));
   EXPECT_EQ(router_.Place(Prompt(1000))->prefill.endpoint(), "p:3");
   // One block more than it may go on from, which only tells that it has the others.
   EXPECT_EQ(router_.Place(Prompt(200))->prefill.endpoint(), "p:3");
