@@ -286,7 +286,7 @@ absl::StatusOr<Transfer> TransferOnce(Pair& pair, const Model& model, const std:
   std::vector<StatePiece> pieces;
   cutter.AllLayersDone(*state, &pieces);
   sender->Send(std::move(pieces));
-  sender->Commit({.id = 1});
+  sender->Commit({{.id = 1}});
   over->WaitForNotification();
   Transfer transfer;
   transfer.seconds = absl::ToDoubleSeconds(absl::Now() - start);

@@ -44,7 +44,15 @@ prometheus::Counter& OutcomeCounter(DecodeOutcome outcome, DecodeMetrics& metric
 }  // namespace
 
 DecodeCall::DecodeCall(SequenceRequest request, DecodeMetrics* metrics)
-    : request_(std::move(request)), metrics_(metrics), started_(absl::Now()) {}
+    : request_(std::move(request)),
+      metrics_(metrics),
+      started_(absl::Now()),
+      abandoned_(static_cast<size_t>(request_.samples())) {}
+
+void DecodeCall::CountSample(DecodeOutcome outcome) {
+  counted_samples_.fetch_add(1, std::memory_order_relaxed);
+  OutcomeCounter(outcome, *metrics_).Increment();
+}
 
 void DecodeCall::StateReceived(int64_t bytes) {
   state_bytes_.store(bytes, std::memory_order_relaxed);
@@ -60,13 +68,14 @@ bool DecodeCall::Finish(DecodeOutcome outcome, const absl::Status& status) {
 }
 
 void DecodeCall::CountAndLog(DecodeOutcome outcome, const absl::Status& status) {
-  OutcomeCounter(outcome, *metrics_).Increment();
+  OutcomeCounter(outcome, *metrics_).Increment(request_.samples() - counted_samples_.load(std::memory_order_relaxed));
   const bool failed = outcome == DecodeOutcome::kFailed;
   Log line(failed ? Severity::kWarning : Severity::kInfo, "decode_done");
   line.With("request_id", request_.request_id)
       .With("outcome", OutcomeName(outcome))
       .With("prompt_tokens", static_cast<int64_t>(request_.tokens.size()) - request_.generated_tokens)
       .With("continued_tokens", request_.generated_tokens)
+      .With("samples", request_.samples())
       .With("tokens", tokens_.load(std::memory_order_relaxed))
       .With("state_bytes", state_bytes_.load(std::memory_order_relaxed))
       .With("handoff_wait_seconds", handoff_wait_seconds())

@@ -1,5 +1,7 @@
 // One Decode.Run call, from its request to its one end.
 //
+// A request may have several samples, each with an end of its own; the call ends with the last of them.
+//
 // Three parties may end it: the engine (the sequence is complete, or its reader too slow), the receiver of its state
 // (the handoff failed) and gRPC (the client went away). Whoever comes first decides the outcome, which is counted and
 // logged once; the others' attempts do nothing. Thread-safe.
@@ -9,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
@@ -43,6 +46,12 @@ class DecodeCall {
   double handoff_wait_seconds() const { return handoff_wait_seconds_.load(std::memory_order_relaxed); }
   void CountToken() { tokens_.fetch_add(1, std::memory_order_relaxed); }
 
+  // Nobody wants this sample's tokens any more; the others go on. The engine sees it before its next step.
+  void AbandonSample(int sample) { abandoned_[static_cast<size_t>(sample)].store(true, std::memory_order_release); }
+  bool abandoned(int sample) const { return abandoned_[static_cast<size_t>(sample)].load(std::memory_order_acquire); }
+  // Counts the end of one sample. Those not counted when the call ends share its outcome.
+  void CountSample(DecodeOutcome outcome);
+
   // Ends the call with `status` after what was pushed to events() has been written. False when it was over already.
   bool Finish(DecodeOutcome outcome, const absl::Status& status);
 
@@ -57,6 +66,9 @@ class DecodeCall {
   std::atomic<double> handoff_wait_seconds_{0};
   std::atomic<int64_t> state_bytes_{0};
   std::atomic<int64_t> tokens_{0};
+  std::atomic<int> counted_samples_{0};
+  // One for each sample.
+  std::vector<std::atomic<bool>> abandoned_;
 };
 
 }  // namespace baton

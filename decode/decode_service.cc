@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
 #include "common/rpc/worker_request.h"
@@ -68,7 +69,16 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
   }
 
   const std::shared_ptr<Reservation> reservation = *std::move(created);
-  auto* reactor = new EventWriter<DecodeEvent>(kMaxQueuedEvents, [this, reservation] {
+  const CallKey key(reservation->id(), reservation->generation());
+  {
+    absl::MutexLock lock(&mutex_);
+    calls_[key] = call;
+  }
+  auto* reactor = new EventWriter<DecodeEvent>(kMaxQueuedEvents, [this, reservation, key] {
+    {
+      absl::MutexLock lock(&mutex_);
+      calls_.erase(key);
+    }
     reservation->call().Finish(DecodeOutcome::kCancelled, absl::CancelledError("the caller went away"));
     reservations_.End(*reservation);
     gate_->Leave();
@@ -81,6 +91,31 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DecodeService::Receive(
     grpc::CallbackServerContext* context) {
   return new StateReceiver(&receiver_context_);
+}
+
+grpc::ServerUnaryReactor* DecodeService::EndSamples(grpc::CallbackServerContext* context,
+                                                    const worker::v1::EndSamplesRequest* request,
+                                                    worker::v1::EndSamplesResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(EndSamples(*request)));
+  return reactor;
+}
+
+absl::Status DecodeService::EndSamples(const worker::v1::EndSamplesRequest& request) {
+  std::shared_ptr<DecodeCall> call;
+  if (request.boot_id() == reservations_.boot_id()) {
+    absl::MutexLock lock(&mutex_);
+    const auto found = calls_.find(CallKey(request.reservation_id(), request.generation()));
+    if (found != calls_.end()) call = found->second;
+  }
+  if (call == nullptr) return absl::NotFoundError("the request has ended, or never was one of this worker's");
+  const int samples = call->request().samples();
+  for (const int32_t sample : request.samples()) {
+    if (sample >= 0 && sample < samples) continue;
+    return BadRequestError({{"samples", absl::StrCat("sample ", sample, " is not in [0, ", samples, ")")}});
+  }
+  for (const int32_t sample : request.samples()) call->AbandonSample(sample);
+  return absl::OkStatus();
 }
 
 grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Refuse(const DecodeRequest& request, const absl::Status& status) {

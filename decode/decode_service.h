@@ -11,9 +11,11 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include <grpcpp/grpcpp.h>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
 #include "common/model/model.h"
@@ -40,8 +42,9 @@ struct DecodeServiceOptions {
 inline constexpr int kDecodeRunTokens = 1;
 
 // Receive's messages are taken as the network delivers them: see StateMessage.
-using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<
-    worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>;
+using DecodeServiceBase =
+    worker::v1::Decode::WithCallbackMethod_Run<worker::v1::Decode::WithCallbackMethod_EndSamples<
+        worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>;
 
 class DecodeService final : public DecodeServiceBase {
  public:
@@ -59,8 +62,15 @@ class DecodeService final : public DecodeServiceBase {
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Run(grpc::CallbackServerContext* context,
                                                          const worker::v1::DecodeRequest* request) override;
   grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* Receive(grpc::CallbackServerContext* context) override;
+  grpc::ServerUnaryReactor* EndSamples(grpc::CallbackServerContext* context,
+                                       const worker::v1::EndSamplesRequest* request,
+                                       worker::v1::EndSamplesResponse* response) override;
 
  private:
+  // A reservation's id and generation, which name its Run call to the end.
+  using CallKey = std::pair<uint64_t, uint64_t>;
+
+  absl::Status EndSamples(const worker::v1::EndSamplesRequest& request);
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Refuse(const worker::v1::DecodeRequest& request,
                                                             const absl::Status& status);
   worker::v1::DecodeEvent ReservationEvent(const Reservation& reservation) const;
@@ -74,6 +84,8 @@ class DecodeService final : public DecodeServiceBase {
 
   mutable absl::Mutex mutex_;
   std::string endpoint_ ABSL_GUARDED_BY(mutex_);
+  // Run calls that have not ended.
+  absl::flat_hash_map<CallKey, std::shared_ptr<DecodeCall>> calls_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace baton

@@ -1,6 +1,7 @@
 #include "decode/engine.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -14,7 +15,6 @@
 namespace baton {
 namespace {
 
-using worker::v1::DecodeDone;
 using worker::v1::DecodeEvent;
 
 // With this many events waiting to be written, a reader is behind.
@@ -26,19 +26,65 @@ bool HasPenalties(const SamplingParams& params) {
 
 }  // namespace
 
-struct DecodeEngine::Sequence {
-  Sequence(std::shared_ptr<DecodeCall> call_in, SequenceState state_in, int32_t first_token)
-      : call(std::move(call_in)), state(std::move(state_in)), next_token(first_token) {
-    const SequenceRequest& request = call->request();
-    generated = request.generated_tokens + 1;
-    needs_history = HasPenalties(request.sampling);
-    if (needs_history) {
-      history = request.MakeHistory();
-      history.AddOutput(first_token);
+// What the samples of one call share.
+struct DecodeEngine::Request {
+  Request(std::shared_ptr<DecodeCall> call_in, int live_in)
+      : call(std::move(call_in)), sampling(call->request().sampling), live(live_in) {
+    chunk_of.resize(static_cast<size_t>(call->request().samples()), kNoChunk);
+  }
+
+  static constexpr int kNoChunk = -1;
+
+  // The chunk of `unread` that this sample's next token belongs to.
+  worker::v1::TokenChunk* Chunk(int sample, int64_t position) {
+    worker::v1::Progress* progress = unread.mutable_progress();
+    int& chunk = chunk_of[static_cast<size_t>(sample)];
+    if (chunk == kNoChunk) {
+      chunk = progress->tokens_size();
+      progress->add_tokens()->set_position(position);
+      progress->mutable_tokens(chunk)->set_sample(sample);
     }
+    return progress->mutable_tokens(chunk);
+  }
+
+  DecodeEvent TakeUnread() {
+    DecodeEvent taken = std::move(unread);
+    unread.Clear();
+    unread_tokens = 0;
+    std::fill(chunk_of.begin(), chunk_of.end(), kNoChunk);
+    return taken;
   }
 
   const std::shared_ptr<DecodeCall> call;
+  // Its seed is that of the sample just drawn: a copy for each would be large (allowed ids).
+  SamplingParams sampling;
+  // Samples that have not ended.
+  int live;
+  // Of this step, not sampled yet.
+  int in_step = 0;
+  // Sampled or ended, and not pushed yet.
+  DecodeEvent unread;
+  int64_t unread_tokens = 0;
+  std::vector<int> chunk_of;
+};
+
+struct DecodeEngine::Sequence {
+  Sequence(std::shared_ptr<Request> request_in, SampleStart start)
+      : request(std::move(request_in)),
+        sample(start.sample),
+        state(std::move(start.state)),
+        next_token(start.first_token) {
+    const SequenceRequest& asked = request->call->request();
+    generated = asked.generated_tokens + 1;
+    needs_history = HasPenalties(asked.sampling);
+    if (needs_history) {
+      history = asked.MakeHistory();
+      history.AddOutput(next_token);
+    }
+  }
+
+  const std::shared_ptr<Request> request;
+  const int sample;
   // Absent once the sequence has ended.
   absl::optional<SequenceState> state;
   // The token at state->position(), not consumed yet.
@@ -47,8 +93,6 @@ struct DecodeEngine::Sequence {
   int64_t generated;
   bool needs_history;
   TokenHistory history;
-  // Sampled and not pushed yet.
-  DecodeEvent unread;
   Turn turn;
 };
 
@@ -72,11 +116,17 @@ void DecodeEngine::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void DecodeEngine::Add(std::shared_ptr<DecodeCall> call, SequenceState state, int32_t first_token) {
-  BATON_CHECK(state.position() == static_cast<int64_t>(call->request().tokens.size()));
-  auto sequence = std::make_unique<Sequence>(std::move(call), std::move(state), first_token);
+void DecodeEngine::Add(std::shared_ptr<DecodeCall> call, std::vector<SampleStart> samples) {
+  BATON_CHECK(!samples.empty());
+  const int64_t tokens = static_cast<int64_t>(call->request().tokens.size());
+  const auto request = std::make_shared<Request>(std::move(call), static_cast<int>(samples.size()));
+  std::vector<std::unique_ptr<Sequence>> sequences;
+  for (SampleStart& start : samples) {
+    BATON_CHECK(start.state.position() == tokens);
+    sequences.push_back(std::make_unique<Sequence>(request, std::move(start)));
+  }
   absl::MutexLock lock(&mutex_);
-  arrivals_.push_back(std::move(sequence));
+  std::move(sequences.begin(), sequences.end(), std::back_inserter(arrivals_));
 }
 
 void DecodeEngine::Loop() {
@@ -87,8 +137,8 @@ void DecodeEngine::Loop() {
     Step();
   }
   for (const auto& sequence : sequences_) {
-    sequence->call->Finish(DecodeOutcome::kFailed,
-                           WithReason(absl::UnavailableError("the decode worker is stopping"), "DRAINING"));
+    sequence->request->call->Finish(DecodeOutcome::kFailed,
+                                    WithReason(absl::UnavailableError("the decode worker is stopping"), "DRAINING"));
   }
   DropEnded();
 }
@@ -97,7 +147,7 @@ bool DecodeEngine::AdmitNew() {
   absl::MutexLock lock(&mutex_);
   mutex_.Await(absl::Condition(this, &DecodeEngine::HasWork));
   for (auto& sequence : arrivals_) {
-    sequence->turn = {.last_step = step_, .priority = sequence->call->request().priority, .number = turns_++};
+    sequence->turn = {.last_step = step_, .priority = sequence->request->call->request().priority, .number = turns_++};
     sequences_.push_back(std::move(sequence));
   }
   arrivals_.clear();
@@ -105,8 +155,20 @@ bool DecodeEngine::AdmitNew() {
 }
 
 void DecodeEngine::DropEnded() {
-  const auto over = [](const std::unique_ptr<Sequence>& sequence) { return sequence->call->over(); };
-  const auto first = std::remove_if(sequences_.begin(), sequences_.end(), over);
+  const auto ended = [](const std::unique_ptr<Sequence>& sequence) {
+    if (!sequence->state.has_value()) return true;
+    Request& request = *sequence->request;
+    if (request.call->over()) return true;
+    if (!request.call->abandoned(sequence->sample)) return false;
+    request.call->CountSample(DecodeOutcome::kCancelled);
+    if (--request.live == 0) {
+      // The ends of others may not have been told yet.
+      if (request.unread.has_progress()) request.call->events().Push(request.TakeUnread());
+      request.call->Finish(DecodeOutcome::kCancelled, absl::OkStatus());
+    }
+    return true;
+  };
+  const auto first = std::remove_if(sequences_.begin(), sequences_.end(), ended);
   if (first != sequences_.end()) {
     sequences_.erase(first, sequences_.end());
     metrics_->UpdateStateBytes();
@@ -138,6 +200,7 @@ void DecodeEngine::Step() {
   for (Sequence* sequence : batch_) {
     sequence->turn.last_step = step_;
     sequence->turn.number = turns_++;
+    ++sequence->request->in_step;
     SequenceRun run;
     run.state = &*sequence->state;
     run.tokens = absl::MakeConstSpan(&sequence->next_token, 1);
@@ -159,54 +222,64 @@ void DecodeEngine::Step() {
 }
 
 void DecodeEngine::Continue(Sequence& sequence, absl::Span<const float> logits) {
-  DecodeCall& call = *sequence.call;
-  const SequenceRequest& request = call.request();
+  Request& request = *sequence.request;
+  DecodeCall& call = *request.call;
+  const SequenceRequest& asked = call.request();
   const int64_t position = sequence.state->position();
+  request.sampling.seed = asked.seed(sequence.sample);
   const int32_t token =
-      sampler_.Sample(logits, request.sampling, sequence.history, request.MaskedIds(sequence.generated), position);
+      sampler_.Sample(logits, request.sampling, sequence.history, asked.MaskedIds(sequence.generated), position);
   sequence.next_token = token;
   ++sequence.generated;
   if (sequence.needs_history) sequence.history.AddOutput(token);
   call.CountToken();
 
-  worker::v1::TokenChunk* chunk = sequence.unread.mutable_tokens();
-  if (chunk->ids().empty()) chunk->set_position(position);
+  worker::v1::TokenChunk* chunk = request.Chunk(sequence.sample, position);
   chunk->add_ids(token);
-  if (request.logprobs) ToProto(ComputeLogprob(logits, token, request.top_logprobs), chunk->add_logprobs());
+  if (asked.logprobs) ToProto(ComputeLogprob(logits, token, asked.top_logprobs), chunk->add_logprobs());
+  ++request.unread_tokens;
 
-  const bool stopped = request.IsStop(token);
-  if (!stopped && sequence.generated < request.max_new_tokens) {
-    Flush(sequence);
-    if (sequence.unread.tokens().ids_size() >= options_.max_unread_tokens) {
-      FreeState(sequence);
-      call.Finish(
-          DecodeOutcome::kFailed,
-          WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                         "the caller reads too slowly: ", sequence.unread.tokens().ids_size(), " tokens wait for it")),
-                     "SLOW_READER"));
-    }
-    return;
+  if (asked.IsStop(token)) {
+    End(sequence, worker::v1::STOP_TOKEN);
+  } else if (sequence.generated >= asked.max_new_tokens) {
+    End(sequence, worker::v1::LENGTH);
   }
-  // Before the caller hears of the end, so that it finds the room it left.
-  FreeState(sequence);
-  call.events().Push(std::move(sequence.unread));
-  DecodeEvent done;
-  done.mutable_done()->set_reason(stopped ? worker::v1::STOP_TOKEN : worker::v1::LENGTH);
-  done.mutable_done()->set_handoff_wait_seconds(call.handoff_wait_seconds());
-  call.events().Push(std::move(done));
-  call.Finish(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength, absl::OkStatus());
+  if (--request.in_step == 0) Flush(request);
 }
 
-void DecodeEngine::FreeState(Sequence& sequence) {
+void DecodeEngine::End(Sequence& sequence, worker::v1::DoneReason reason) {
+  Request& request = *sequence.request;
+  // Before the caller hears of the end, so that it finds the room it left.
   sequence.state.reset();
   metrics_->UpdateStateBytes();
+  --request.live;
+  const bool stopped = reason == worker::v1::STOP_TOKEN;
+  request.call->CountSample(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength);
+  worker::v1::SampleDone* done = request.unread.mutable_progress()->add_done();
+  done->set_reason(reason);
+  done->set_handoff_wait_seconds(request.call->handoff_wait_seconds());
+  done->set_sample(sequence.sample);
 }
 
-void DecodeEngine::Flush(Sequence& sequence) {
-  DecodeCall::Events& events = sequence.call->events();
-  if (events.queued() >= kQueuedEventsWhenBehind) return;
-  events.Push(std::move(sequence.unread));
-  sequence.unread.Clear();
+void DecodeEngine::Flush(Request& request) {
+  DecodeCall& call = *request.call;
+  DecodeCall::Events& events = call.events();
+  if (request.live == 0) {
+    const auto& ends = request.unread.progress().done();
+    const bool stopped = ends[ends.size() - 1].reason() == worker::v1::STOP_TOKEN;
+    events.Push(request.TakeUnread());
+    call.Finish(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength, absl::OkStatus());
+    return;
+  }
+  if (events.queued() < kQueuedEventsWhenBehind) {
+    events.Push(request.TakeUnread());
+    return;
+  }
+  if (request.unread_tokens < int64_t{options_.max_unread_tokens} * call.request().samples()) return;
+  call.Finish(DecodeOutcome::kFailed,
+              WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                             "the caller reads too slowly: ", request.unread_tokens, " tokens wait for it")),
+                         "SLOW_READER"));
 }
 
 }  // namespace baton

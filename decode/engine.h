@@ -4,12 +4,13 @@
 // when there are more, those that have waited longest go first, and priority counts as extra steps of waiting, so that
 // nobody starves. Which sequences share a step changes no token (see Model).
 //
-// Sampled tokens are pushed to the calls as they come; while a reader is behind, its tokens are gathered into larger
-// chunks, and beyond max_unread_tokens its sequence is ended rather than the others kept waiting.
+// Each sample of a request is a sequence of its own; what a step makes of them goes to their call in one event. While a
+// reader is behind, its tokens are gathered into larger chunks, and beyond max_unread_tokens for each sample its
+// sequences are ended rather than the others kept waiting.
 //
 //   DecodeEngine engine(&model, options, &metrics, &load);
 //   engine.Start();
-//   engine.Add(call, std::move(state), first_token);     // any thread
+//   engine.Add(call, std::move(samples));                // any thread
 //   engine.Stop();                                        // ends what is left with UNAVAILABLE
 #pragma once
 
@@ -34,10 +35,17 @@ namespace baton {
 struct DecodeEngineOptions {
   // Sequences in one step.
   int max_batch = 64;
-  // Tokens of one sequence that its reader may lag behind, beyond what is queued for writing.
+  // Tokens of one sample that its reader may lag behind, beyond what is queued for writing.
   int max_unread_tokens = 1024;
   // Fault injection: sleep in every step.
   absl::Duration step_delay = absl::ZeroDuration();
+};
+
+// A sample as it joins: it continues with `first_token`, the token at state.position().
+struct SampleStart {
+  int sample = 0;
+  SequenceState state;
+  int32_t first_token = 0;
 };
 
 class DecodeEngine {
@@ -50,11 +58,12 @@ class DecodeEngine {
   void Start();
   void Stop();
 
-  // The sequence continues with `first_token`, the token at state.position() == number of tokens in the request. It
-  // must not end the sequence, and the request must have been checked (CheckRequest).
-  void Add(std::shared_ptr<DecodeCall> call, SequenceState state, int32_t first_token);
+  // The samples that go on, at least one, each once; their positions are the number of tokens in the request. Their
+  // first tokens must not end them, and the request must have been checked (CheckRequest).
+  void Add(std::shared_ptr<DecodeCall> call, std::vector<SampleStart> samples);
 
  private:
+  struct Request;
   struct Sequence;
 
   void Loop();
@@ -63,15 +72,17 @@ class DecodeEngine {
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || !arrivals_.empty() || !sequences_.empty();
   }
-  // Removes sequences whose calls are over, and their memory.
+  // Removes sequences that have ended or that nobody wants any more, and their memory.
   void DropEnded();
   // Fills batch_ with the sequences of the next step.
   void SelectBatch();
   void Step();
   // Samples the next token of one sequence from its logits and tells its call.
   void Continue(Sequence& sequence, absl::Span<const float> logits);
-  static void Flush(Sequence& sequence);
-  void FreeState(Sequence& sequence);
+  // The sequence is complete.
+  void End(Sequence& sequence, worker::v1::DoneReason reason);
+  // Tells the call what its samples did in this step, unless it is behind.
+  void Flush(Request& request);
   void ReportRunning();
 
   Model* const model_;

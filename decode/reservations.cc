@@ -1,5 +1,7 @@
 #include "decode/reservations.h"
 
+#include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -14,18 +16,48 @@ namespace {
 // Sequences end all the time; a second is many decode steps.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
+int64_t TotalBytes(const std::vector<SequenceState>& states) {
+  int64_t bytes = 0;
+  for (const SequenceState& state : states) bytes += state.bytes();
+  return bytes;
+}
+
+void CopyState(const SequenceState& from, SequenceState& to) {
+  const StateLayout& layout = from.layout();
+  for (int layer = 0; layer < static_cast<int>(layout.layers.size()); ++layer) {
+    const LayerStateSpec& spec = layout.layers[static_cast<size_t>(layer)];
+    if (spec.kind == LayerStateSpec::Kind::kRecurrent) {
+      std::copy(from.RgLruState(layer).begin(), from.RgLruState(layer).end(), to.RgLruState(layer).begin());
+      std::copy(from.ConvState(layer).begin(), from.ConvState(layer).end(), to.ConvState(layer).begin());
+      continue;
+    }
+    const size_t row_bytes = static_cast<size_t>(spec.head_dim * ElementBytes(layout.element));
+    const int64_t first = from.FirstNeededPosition(layer, from.position());
+    for (int head = 0; head < spec.kv_heads; ++head) {
+      from.ForEachKvSpan(layer, head, first, from.position(), [&](const KvSpan& span) {
+        for (int64_t i = 0; i < span.count; ++i) {
+          const size_t offset = static_cast<size_t>(i) * row_bytes;
+          std::memcpy(to.MutableKeyRow(layer, head, span.first_position + i), span.keys + offset, row_bytes);
+          std::memcpy(to.MutableValueRow(layer, head, span.first_position + i), span.values + offset, row_bytes);
+        }
+      });
+    }
+  }
+  to.SetPosition(from.position());
+}
+
 absl::Status EndedError() { return absl::NotFoundError("the reservation has ended"); }
 
 }  // namespace
 
-Reservation::Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call, SequenceState state,
-                         DecodeMetrics* metrics)
+Reservation::Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call,
+                         std::vector<SequenceState> states, DecodeMetrics* metrics)
     : id_(id),
       generation_(generation),
-      bytes_(state.bytes()),
+      bytes_(TotalBytes(states)),
       call_(std::move(call)),
       metrics_(metrics),
-      state_(std::move(state)) {}
+      states_(std::move(states)) {}
 
 absl::Status Reservation::Claim(const Fingerprint& fingerprint, std::function<void()> on_ended) {
   absl::MutexLock lock(&mutex_);
@@ -35,7 +67,7 @@ absl::Status Reservation::Claim(const Fingerprint& fingerprint, std::function<vo
   if (phase_ != Phase::kWaiting) return EndedError();
   phase_ = Phase::kReceiving;
   on_ended_ = std::move(on_ended);
-  reader_.emplace(fingerprint, &*state_);
+  reader_.emplace(fingerprint, &states_.front());
   return absl::OkStatus();
 }
 
@@ -67,15 +99,21 @@ const CommitRecord* Reservation::commit() const {
 
 int64_t Reservation::bytes_received() const { return reader_.has_value() ? reader_->bytes_received() : 0; }
 
-absl::StatusOr<SequenceState> Reservation::Take() {
-  absl::MutexLock lock(&mutex_);
-  if (phase_ != Phase::kReceiving) return EndedError();
-  BATON_CHECK(!feeding_ && reader_->committed());
-  phase_ = Phase::kTaken;
-  on_ended_ = nullptr;
-  SequenceState state = *std::move(state_);
-  state_.reset();
-  return state;
+absl::StatusOr<std::vector<SequenceState>> Reservation::Take(int samples) {
+  std::vector<SequenceState> states;
+  {
+    absl::MutexLock lock(&mutex_);
+    if (phase_ != Phase::kReceiving) return EndedError();
+    BATON_CHECK(!feeding_ && reader_->committed());
+    phase_ = Phase::kTaken;
+    on_ended_ = nullptr;
+    states = std::move(states_);
+    states_.clear();
+  }
+  states.erase(states.begin() + samples, states.end());
+  for (int i = 1; i < samples; ++i) CopyState(states.front(), states[static_cast<size_t>(i)]);
+  metrics_->UpdateStateBytes();
+  return states;
 }
 
 void Reservation::End() {
@@ -92,7 +130,7 @@ void Reservation::End() {
 }
 
 void Reservation::FreeState() {
-  state_.reset();
+  states_.clear();
   metrics_->UpdateStateBytes();
 }
 
@@ -102,19 +140,21 @@ Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayou
 
 absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_ptr<DecodeCall> call) {
   const int64_t tokens = call->request().total_tokens();
+  const int samples = call->request().samples();
   const int64_t bytes = layout_->BytesFor(tokens);
-  if (bytes > budget_->total()) {
+  if (bytes > budget_->total() / samples) {
+    const std::string copies = samples > 1 ? absl::StrCat(", for each of ", samples, " samples") : "";
     return WithReason(
-        BadRequestError({{"tokens", absl::StrCat("the state of ", tokens, " tokens takes ", FormatBytes(bytes),
-                                                 ", this worker has ", FormatBytes(budget_->total()), " in all")}}),
+        BadRequestError({{"tokens", absl::StrCat("the state of ", tokens, " tokens takes ", FormatBytes(bytes), copies,
+                                                 "; this worker has ", FormatBytes(budget_->total()), " in all")}}),
         "PROMPT_TOO_LONG");
   }
-  absl::StatusOr<SequenceState> state = SequenceState::Create(layout_, *budget_, tokens);
+  absl::StatusOr<std::vector<SequenceState>> states = CreateStates(tokens, samples);
   metrics_->UpdateStateBytes();
-  if (absl::IsResourceExhausted(state.status())) {
-    return WithRetryAfter(state.status(), kRetryDelay, "DECODE_MEMORY_FULL");
+  if (absl::IsResourceExhausted(states.status())) {
+    return WithRetryAfter(states.status(), kRetryDelay, "DECODE_MEMORY_FULL");
   }
-  if (!state.ok()) return state.status();
+  if (!states.ok()) return states.status();
 
   absl::MutexLock lock(&mutex_);
   if (free_ids_.empty()) {
@@ -125,9 +165,18 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
   free_ids_.pop_back();
   Slot& slot = slots_[id - 1];
   ++slot.generation;
-  slot.reservation = std::make_shared<Reservation>(id, slot.generation, std::move(call), *std::move(state), metrics_);
+  slot.reservation = std::make_shared<Reservation>(id, slot.generation, std::move(call), *std::move(states), metrics_);
   ReportWaiting();
   return slot.reservation;
+}
+
+absl::StatusOr<std::vector<SequenceState>> Reservations::CreateStates(int64_t tokens, int samples) {
+  std::vector<SequenceState> states;
+  for (int i = 0; i < samples; ++i) {
+    BATON_ASSIGN_OR_RETURN(SequenceState state, SequenceState::Create(layout_, *budget_, tokens));
+    states.push_back(std::move(state));
+  }
+  return states;
 }
 
 absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Find(absl::string_view boot_id, uint64_t id,
@@ -144,10 +193,10 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Find(absl::string_vie
   return slots_[id - 1].reservation;
 }
 
-absl::StatusOr<SequenceState> Reservations::Take(Reservation& reservation) {
-  BATON_ASSIGN_OR_RETURN(SequenceState state, reservation.Take());
+absl::StatusOr<std::vector<SequenceState>> Reservations::Take(Reservation& reservation, int samples) {
+  BATON_ASSIGN_OR_RETURN(std::vector<SequenceState> states, reservation.Take(samples));
   Remove(reservation);
-  return state;
+  return states;
 }
 
 void Reservations::End(Reservation& reservation) {

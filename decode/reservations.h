@@ -11,7 +11,7 @@
 //   BATON_ASSIGN_OR_RETURN(std::shared_ptr<Reservation> r, table.Find(boot, id, g)); // Receive
 //   BATON_RETURN_IF_ERROR(r->Claim(on_ended));
 //   BATON_RETURN_IF_ERROR(r->Feed(frames)); ...
-//   if (r->commit() != nullptr) engine.Add(..., table.Take(*r));
+//   if (r->commit() != nullptr) states = table.Take(*r, samples);
 #pragma once
 
 #include <cstdint>
@@ -38,7 +38,8 @@ namespace baton {
 
 class Reservation {
  public:
-  Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call, SequenceState state,
+  // `states`: one for each sample.
+  Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call, std::vector<SequenceState> states,
               DecodeMetrics* metrics);
   Reservation(const Reservation&) = delete;
 
@@ -65,7 +66,7 @@ class Reservation {
   friend class Reservations;
   enum class Phase { kWaiting, kReceiving, kTaken, kEnded };
 
-  absl::StatusOr<SequenceState> Take();
+  absl::StatusOr<std::vector<SequenceState>> Take(int samples);
   void End();
   void FreeState() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -80,8 +81,8 @@ class Reservation {
   // A Feed is under way: it alone touches state_ and reader_, without the lock.
   bool feeding_ ABSL_GUARDED_BY(mutex_) = false;
   std::function<void()> on_ended_ ABSL_GUARDED_BY(mutex_);
-  // Whoever owns the state by the rules above.
-  absl::optional<SequenceState> state_;
+  // The first is received, the others are made from it. Whoever owns the state by the rules above; empty once freed.
+  std::vector<SequenceState> states_;
   absl::optional<StateReader> reader_;
 };
 
@@ -92,14 +93,15 @@ class Reservations {
                DecodeMetrics* metrics, LoadReporter* load);
   Reservations(const Reservations&) = delete;
 
-  // Room for call->request().total_tokens().
+  // Room for call->request().total_tokens() in each sample.
   //   INVALID_ARGUMENT    more than the worker's whole memory
   //   RESOURCE_EXHAUSTED  no room now: RetryInfo, reason DECODE_MEMORY_FULL
   absl::StatusOr<std::shared_ptr<Reservation>> Create(std::shared_ptr<DecodeCall> call);
   // NOT_FOUND unless exactly this one is waiting for its state.
   absl::StatusOr<std::shared_ptr<Reservation>> Find(absl::string_view boot_id, uint64_t id, uint64_t generation) const;
-  // The verified state of a reservation that has a commit. NOT_FOUND when it ended meanwhile.
-  absl::StatusOr<SequenceState> Take(Reservation& reservation);
+  // The verified state of a reservation that has a commit, once for each of `samples` samples; the memory of further
+  // ones is freed. NOT_FOUND when it ended meanwhile.
+  absl::StatusOr<std::vector<SequenceState>> Take(Reservation& reservation, int samples);
   // The Run call is over. Does nothing when the state was taken.
   void End(Reservation& reservation);
 
@@ -110,6 +112,7 @@ class Reservations {
     uint64_t generation = 0;
     std::shared_ptr<Reservation> reservation;
   };
+  absl::StatusOr<std::vector<SequenceState>> CreateStates(int64_t tokens, int samples);
   void Remove(const Reservation& reservation);
   void ReportWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

@@ -1,6 +1,8 @@
 #include "decode/state_receiver.h"
 
+#include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
@@ -11,6 +13,14 @@ namespace baton {
 
 using worker::v1::ReceiveResponse;
 using worker::v1::StateChunk;
+
+namespace {
+
+bool Ends(const SequenceRequest& request, const FirstTokenRecord& token) {
+  return request.IsStop(token.id) || request.generated_tokens + 1 >= request.max_new_tokens;
+}
+
+}  // namespace
 
 StateReceiver::StateReceiver(const StateReceiverContext* context) : context_(context), link_(std::make_shared<Link>()) {
   {
@@ -168,27 +178,50 @@ absl::Status StateReceiver::CheckCommit(const CommitRecord& commit) const {
     return absl::InvalidArgumentError(
         absl::StrCat("the state is at position ", commit.position, ", the request has ", tokens, " tokens"));
   }
-  const int32_t first_token = commit.first_token.id;
-  if (first_token < 0 || first_token >= context_->limits.vocab_size) {
+  if (static_cast<int>(commit.first_tokens.size()) != request.samples()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the first token ", first_token, " is not in [0, ", context_->limits.vocab_size, ")"));
+        absl::StrCat("first tokens of ", commit.first_tokens.size(), " samples, the request has ", request.samples()));
   }
-  if (request.IsStop(first_token) || request.generated_tokens + 1 >= request.max_new_tokens) {
-    return absl::InvalidArgumentError("the first token already ends the sequence");
+  bool goes_on = false;
+  for (const FirstTokenRecord& token : commit.first_tokens) {
+    if (token.id < 0 || token.id >= context_->limits.vocab_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the first token ", token.id, " is not in [0, ", context_->limits.vocab_size, ")"));
+    }
+    const bool ends = Ends(request, token);
+    if (request.samples() > 1 && ends != token.ends) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("whether the first token ", token.id, " ends its sample: it does", ends ? "" : " not"));
+    }
+    goes_on |= !ends;
   }
+  if (!goes_on) return absl::InvalidArgumentError("every first token already ends its sample");
   return absl::OkStatus();
 }
 
 absl::Status StateReceiver::StartDecoding(const CommitRecord& commit) {
   const absl::Status checked = CheckCommit(commit);
   if (!checked.ok()) return RejectState(checked);
-  absl::StatusOr<SequenceState> state = context_->reservations->Take(*reservation_);
-  if (!state.ok()) {
+  const std::vector<FirstTokenRecord>& tokens = commit.first_tokens;
+  const SequenceRequest& request = reservation_->call().request();
+  const auto ended =
+      std::count_if(tokens.begin(), tokens.end(), [&](const auto& token) { return Ends(request, token); });
+  absl::StatusOr<std::vector<SequenceState>> states =
+      context_->reservations->Take(*reservation_, static_cast<int>(tokens.size() - ended));
+  if (!states.ok()) {
     context_->metrics->handoff_cancelled.Increment();
-    return state.status();
+    return states.status();
   }
   reservation_->call().StateReceived(reservation_->bytes_received());
-  context_->engine->Add(reservation_->shared_call(), *std::move(state), commit.first_token.id);
+  std::vector<SampleStart> samples;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (Ends(request, tokens[i])) {
+      reservation_->call().CountSample(DecodeOutcome::kStop);
+      continue;
+    }
+    samples.push_back({static_cast<int>(i), std::move((*states)[samples.size()]), tokens[i].id});
+  }
+  context_->engine->Add(reservation_->shared_call(), std::move(samples));
   return absl::OkStatus();
 }
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/rpc/status_mapping.h"
+#include "gateway/end_samples.h"
 #include "gateway/worker_requests.h"
 
 namespace baton {
@@ -17,6 +18,8 @@ using worker::v1::PrefillRequest;
 
 // Chunks that may overtake the first token; a decode worker cannot be further ahead than that.
 constexpr size_t kMaxEarlyEvents = 4096;
+
+absl::Status EndedWithoutReason() { return absl::InternalError("a decode worker ended a stream without saying why"); }
 
 }  // namespace
 
@@ -40,8 +43,10 @@ void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
   if (ended_) return;  // Cancelled meanwhile.
   if (!plan.ok()) return Fail(plan.status());
   plan_ = *std::move(plan);
-  relay_ = std::make_unique<TokenRelay>(&plan_);
+  choices_ = std::make_unique<Choices>(&plan_);
+  prompt_scores_ = std::make_unique<PromptScoreRelay>(&plan_);
   record_.prompt_tokens = static_cast<int64_t>(plan_.prompt.size());
+  record_.choices = plan_.choices();
   const std::weak_ptr<GenerationSession> weak = weak_from_this();
   ticket_ = std::make_shared<AdmissionTicket>(DemandOf(plan_), plan_.priority, plan_.model->metrics,
                                               [weak](absl::StatusOr<Route> route) {
@@ -59,6 +64,7 @@ void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
   started->set_model(plan_.model->name);
   started->set_seed(plan_.sampling.seed());
   started->set_prompt_tokens(static_cast<int32_t>(plan_.prompt.size()));
+  for (int i = 0; plan_.wants_choices && i < plan_.choices(); ++i) started->add_seeds(plan_.seed(i));
   if (!Push(std::move(event))) return;
   if (plan_.time_limit_seconds.has_value()) {
     const std::chrono::duration<double> limit(*plan_.time_limit_seconds);
@@ -69,7 +75,7 @@ void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
             const std::shared_ptr<GenerationSession> session = weak.lock();
             if (session == nullptr) return;
             std::lock_guard<std::mutex> session_lock(session->mutex_);
-            if (!session->ended_) session->OnTimeLimit();
+            if (!session->ended_) session->CompleteWith(v1::FINISH_REASON_TIME_LIMIT);
           });
     }
   }
@@ -110,7 +116,7 @@ void GenerationSession::BeginAttempt(Route route) {
   attempt_.route = std::move(route);
   attempt_.prefill_endpoint = attempt_.route.prefill.endpoint();
   if (plan_.needs_decode()) attempt_.decode_endpoint = attempt_.route.decode.endpoint();
-  relay_->BeginAttempt();
+  prompt_scores_->BeginAttempt();
   if (plan_.needs_decode()) {
     StartDecode();
   } else {
@@ -148,7 +154,7 @@ void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation)
 void GenerationSession::OnDecodeEvent(DecodeEvent& event) {
   if (event.has_reservation()) return OnReservation(event.reservation());
   if (!attempt_.reserved) return Fail(absl::InternalError("a decode worker sent events before its reservation"));
-  if (relay_->has_first()) return HandleDecodeEvent(event);
+  if (choices_->has_first()) return HandleProgress(event);
   if (attempt_.early.size() >= kMaxEarlyEvents) {
     return Fail(absl::InternalError("a decode worker went on without the prefill worker's first token"));
   }
@@ -158,43 +164,41 @@ void GenerationSession::OnDecodeEvent(DecodeEvent& event) {
 void GenerationSession::OnReservation(const worker::v1::Reservation& reservation) {
   if (attempt_.reserved) return Fail(absl::InternalError("a decode worker sent a second reservation"));
   attempt_.reserved = true;
+  attempt_.reservation = reservation;
   attempt_.route.decode.Confirm(reservation.bytes());
   StartPrefill(&reservation);
 }
 
-void GenerationSession::HandleDecodeEvent(const DecodeEvent& event) {
-  v1::Delta delta;
-  if (event.has_tokens()) {
-    attempt_.handed_off = true;
-    const absl::Status status = relay_->AddChunk(event.tokens(), &delta);
-    if (!status.ok()) return Fail(status);
-    if (!Relay(std::move(delta))) return;
-    // The worker sends Done after its last token, with its memory freed; a stop string only the gateway knows.
-    if (relay_->end().has_value() && relay_->end()->stop_string) Complete();
-  } else if (event.has_done()) {
-    attempt_.decode_done = true;
-    const absl::Status status = relay_->AddDone(event.done().reason(), &delta);
-    if (!status.ok()) return Fail(status);
-    if (Relay(std::move(delta))) Complete();
-  } else {
-    Fail(absl::InternalError("a decode worker sent an event of an unknown kind"));
-  }
+void GenerationSession::HandleProgress(const DecodeEvent& event) {
+  if (!event.has_progress()) return Fail(absl::InternalError("a decode worker sent an event of an unknown kind"));
+  attempt_.handed_off = true;
+  std::vector<ChoiceEvent> events;
+  const absl::Status status = choices_->AddProgress(event.progress(), &events);
+  if (!status.ok()) return Fail(status);
+  if (!Relay(std::move(events))) return;
+  if (choices_->complete()) return Complete();
+  EndUnwantedSamples();
+}
+
+void GenerationSession::EndUnwantedSamples() {
+  const std::vector<int32_t> samples = choices_->TakeUnwanted();
+  if (!samples.empty()) EndSamples(attempt_.route.decode.connection(), attempt_.reservation, samples);
 }
 
 void GenerationSession::OnDecodeEnd(const grpc::Status& status) {
   attempt_.decode.reset();
-  if (relay_->end().has_value()) return Complete();
-  const bool complete_early =
-      !attempt_.early.empty() && attempt_.early.back().has_done() && !relay_->has_first() && status.ok();
-  if (complete_early) return;  // The first token is still on its way.
-  if (status.ok()) return Fail(absl::InternalError("a decode worker ended a stream without saying why"));
+  if (choices_->all_ended()) return Complete();
+  const bool may_be_complete = !choices_->has_first() && status.ok() && !attempt_.early.empty() &&
+                               !attempt_.early.back().progress().done().empty();
+  if (may_be_complete) return;  // The first tokens are still on their way.
+  if (status.ok()) return Fail(EndedWithoutReason());
   OnFailure(Stage::kDecode, status);
 }
 
 void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
   if (event.has_scores()) {
     v1::GenerateEvent out;
-    const absl::Status status = relay_->AddPromptScores(event.scores(), out.mutable_prompt_logprobs());
+    const absl::Status status = prompt_scores_->Add(event.scores(), out.mutable_prompt_logprobs());
     if (!status.ok()) return Fail(status);
     if (!out.prompt_logprobs().tokens().empty()) Push(std::move(out));
   } else if (event.has_first_token()) {
@@ -202,53 +206,57 @@ void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
   } else if (event.has_done()) {
     attempt_.prefill_done = true;
     cached_tokens_ = event.done().cached_tokens();
-    if (relay_->end().has_value()) Complete();
+    if (choices_->all_ended()) Complete();
   } else {
     Fail(absl::InternalError("a prefill worker sent an event of an unknown kind"));
   }
 }
 
 void GenerationSession::OnFirstToken(const worker::v1::FirstToken& first) {
-  v1::Delta delta;
-  const absl::Status status = relay_->AddFirst(first, &delta);
+  std::vector<ChoiceEvent> events;
+  absl::Status status = choices_->AddFirst(first, &events);
+  if (status.ok()) status = prompt_scores_->CheckComplete();
   if (!status.ok()) return Fail(status);
   // Computed: no longer a load on this worker.
   attempt_.route.prefill.Release();
-  if (!Relay(std::move(delta))) return;
+  if (!Relay(std::move(events))) return;
   record_.time_to_first_token = record_.Elapsed();
   plan_.model->metrics->time_to_first_token.Observe(record_.time_to_first_token);
-  if (relay_->end().has_value()) {
+  if (choices_->all_ended()) {
     // With the worker's own word for it, Done follows at once and completes the request.
-    if (relay_->end()->stop_string || !first.has_done()) Complete();
+    if (!choices_->ended_by_worker()) Complete();
     return;
   }
+  if (choices_->complete()) return Complete();
   if (!plan_.needs_decode()) return Fail(absl::InternalError("a prefill worker did not end a request of one token"));
+  EndUnwantedSamples();
   const std::vector<DecodeEvent> early = std::move(attempt_.early);
   attempt_.early.clear();
   for (const DecodeEvent& event : early) {
-    HandleDecodeEvent(event);
+    HandleProgress(event);
     if (ended_) return;
   }
+  if (attempt_.decode == nullptr) Fail(EndedWithoutReason());
 }
 
 void GenerationSession::OnPrefillEnd(const grpc::Status& status) {
   attempt_.prefill.reset();
-  if (relay_->end().has_value()) return Complete();
+  if (choices_->all_ended()) return Complete();
   if (!status.ok()) {
     // Once the decode worker runs, the prefill worker has done its part.
     if (!attempt_.handed_off) OnFailure(Stage::kPrefill, status);
     return;
   }
-  if (!relay_->has_first()) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
+  if (!choices_->has_first()) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
 }
 
 void GenerationSession::OnFailure(Stage stage, const grpc::Status& grpc_status) {
   const std::string& endpoint = stage == Stage::kPrefill ? attempt_.prefill_endpoint : attempt_.decode_endpoint;
   const WorkerFailure failure = ClassifyFailure(stage, endpoint, grpc_status);
-  if (relay_->has_first()) {
+  if (choices_->has_first()) {
     absl::Status status = failure.status;
     if (failure.kind == FailureKind::kRetriable) {
-      status = absl::Status(status.code(), absl::StrCat(status.message(), " (after ", relay_->completion_tokens(),
+      status = absl::Status(status.code(), absl::StrCat(status.message(), " (after ", choices_->completion_tokens(),
                                                         " tokens; send the request again)"));
       failure.status.ForEachPayload(
           [&](absl::string_view type_url, const absl::Cord& payload) { status.SetPayload(type_url, payload); });
@@ -301,21 +309,20 @@ void GenerationSession::DropAttempt() {
   attempt_ = Attempt();
 }
 
-bool GenerationSession::Relay(v1::Delta delta) {
-  const int64_t tokens = relay_->completion_tokens() - record_.output_tokens;
-  record_.output_tokens = relay_->completion_tokens();
-  if (delta.text().empty() && delta.token_ids().empty() && delta.logprobs().empty()) return true;
-  v1::GenerateEvent event;
-  *event.mutable_delta() = std::move(delta);
-  if (!Push(std::move(event))) return false;
-  const Clock::time_point now = Clock::now();
-  if (tokens > 0) {
-    plan_.model->metrics->streamed_tokens.Increment(static_cast<double>(tokens));
-    if (record_.output_tokens > tokens) {
-      const double seconds = SecondsBetween(last_token_, now) / static_cast<double>(tokens);
-      for (int64_t i = 0; i < tokens; ++i) plan_.model->metrics->inter_token.Observe(seconds);
+bool GenerationSession::Relay(std::vector<ChoiceEvent> events) {
+  record_.output_tokens = choices_->completion_tokens();
+  last_token_.resize(static_cast<size_t>(plan_.choices()));
+  for (ChoiceEvent& event : events) {
+    if (!Push(std::move(event.event))) return false;
+    if (event.tokens == 0) continue;
+    const Clock::time_point now = Clock::now();
+    plan_.model->metrics->streamed_tokens.Increment(event.tokens);
+    absl::optional<Clock::time_point>& last = last_token_[static_cast<size_t>(event.choice)];
+    if (last.has_value()) {
+      const double seconds = SecondsBetween(*last, now) / event.tokens;
+      for (int32_t i = 0; i < event.tokens; ++i) plan_.model->metrics->inter_token.Observe(seconds);
     }
-    last_token_ = now;
+    last = now;
   }
   return true;
 }
@@ -332,34 +339,33 @@ bool GenerationSession::Push(v1::GenerateEvent event) {
   return false;
 }
 
-void GenerationSession::OnTimeLimit() {
-  v1::Delta delta;
-  delta.set_text(relay_->Flush());
-  if (Relay(std::move(delta))) CompleteWith(v1::FINISH_REASON_TIME_LIMIT, {});
-}
-
-void GenerationSession::Complete() { CompleteWith(relay_->end()->reason, relay_->end()->match); }
-
-void GenerationSession::CompleteWith(v1::FinishReason reason, const v1::StopMatch& match) {
+void GenerationSession::CompleteWith(v1::FinishReason reason) {
+  std::vector<ChoiceEvent> events;
+  choices_->EndRest(reason, &events);
+  if (!Relay(std::move(events))) return;
   v1::GenerateEvent event;
   v1::Finished* const finished = event.mutable_finished();
-  finished->set_reason(reason);
-  if (match.kind_case() != v1::StopMatch::KIND_NOT_SET) *finished->mutable_match() = match;
-  const int32_t prompt_tokens = static_cast<int32_t>(plan_.prompt.size());
-  finished->mutable_usage()->set_prompt_tokens(prompt_tokens);
-  finished->mutable_usage()->set_completion_tokens(relay_->completion_tokens());
-  finished->mutable_usage()->set_total_tokens(prompt_tokens + relay_->completion_tokens());
-  finished->mutable_usage()->set_cached_prompt_tokens(cached_tokens_);
+  v1::ChoiceFinished first = choices_->Summary(0, cached_tokens_);
+  finished->set_reason(first.reason());
+  if (first.has_match()) finished->mutable_match()->Swap(first.mutable_match());
+  finished->mutable_usage()->Swap(first.mutable_usage());
+  finished->mutable_usage()->set_completion_tokens(choices_->completion_tokens());
+  finished->mutable_usage()->set_total_tokens(finished->usage().prompt_tokens() + choices_->completion_tokens());
+  for (int i = 0; plan_.wants_choices && i < plan_.choices(); ++i) {
+    *finished->add_choices() = choices_->Summary(i, cached_tokens_);
+  }
   finished->mutable_timing()->set_queue_seconds(record_.queue_seconds);
   finished->mutable_timing()->set_time_to_first_token_seconds(std::max(0.0, record_.time_to_first_token));
   finished->mutable_timing()->set_total_seconds(record_.Elapsed());
   if (!Push(std::move(event))) return;
   // Workers that have done their part end their calls themselves, and count them as done.
-  if (attempt_.decode_done) attempt_.decode.reset();
-  if (attempt_.decode_done || attempt_.prefill_done) attempt_.prefill.reset();
-  const Outcome outcome = reason == v1::FINISH_REASON_STOP     ? Outcome::kStop
-                          : reason == v1::FINISH_REASON_LENGTH ? Outcome::kLength
-                                                               : Outcome::kTimeLimit;
+  const bool decode_done = attempt_.handed_off && choices_->ended_by_worker();
+  if (decode_done) attempt_.decode.reset();
+  if (decode_done || attempt_.prefill_done) attempt_.prefill.reset();
+  const v1::FinishReason overall = choices_->OverallReason();
+  const Outcome outcome = overall == v1::FINISH_REASON_STOP     ? Outcome::kStop
+                          : overall == v1::FINISH_REASON_LENGTH ? Outcome::kLength
+                                                                : Outcome::kTimeLimit;
   End(outcome, absl::OkStatus());
 }
 
@@ -370,9 +376,11 @@ void GenerationSession::End(Outcome outcome, const absl::Status& status) {
   if (retry_.has_value()) environment_.timers->Cancel(*retry_);
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
   sink_->Finish(status);
-  if (relay_ != nullptr) {
+  if (choices_ != nullptr) {
     plan_.model->metrics->prompt_tokens.Observe(static_cast<double>(plan_.prompt.size()));
-    plan_.model->metrics->output_tokens.Observe(static_cast<double>(relay_->completion_tokens()));
+    for (int i = 0; i < plan_.choices(); ++i) {
+      plan_.model->metrics->output_tokens.Observe(static_cast<double>(choices_->completion_tokens(i)));
+    }
   }
   record_.Finish(outcome, status);
 }

@@ -29,12 +29,13 @@
 #include "baton/v1/inference.pb.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "gateway/admission_queue.h"
+#include "gateway/choices.h"
 #include "gateway/generation_sink.h"
+#include "gateway/prompt_score_relay.h"
 #include "gateway/request_check.h"
 #include "gateway/request_record.h"
 #include "gateway/router.h"
 #include "gateway/timers.h"
-#include "gateway/token_relay.h"
 #include "gateway/worker_call.h"
 #include "gateway/worker_failure.h"
 
@@ -77,11 +78,11 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
     std::shared_ptr<DecodeCall> decode;
     std::shared_ptr<PrefillCall> prefill;
     bool reserved = false;
+    worker::v1::Reservation reservation;
     // Decode events that overtook the first token, which travels on the other stream.
     std::vector<worker::v1::DecodeEvent> early;
     // The decode worker has sent a token, so the state has arrived.
     bool handed_off = false;
-    bool decode_done = false;
     bool prefill_done = false;
   };
 
@@ -96,18 +97,20 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void OnPrefillEvent(worker::v1::PrefillEvent& event);
   void OnPrefillEnd(const grpc::Status& status);
   void OnFirstToken(const worker::v1::FirstToken& first);
-  void HandleDecodeEvent(const worker::v1::DecodeEvent& event);
+  void HandleProgress(const worker::v1::DecodeEvent& event);
+  // Frees samples that ended here (a stop string) at the decode worker, while others go on.
+  void EndUnwantedSamples();
 
   void OnFailure(Stage stage, const grpc::Status& status);
   void TryAgain();
   void DropAttempt();
-  // Pushes what is in `delta`, and ends the request when that fails. False: it has ended.
-  bool Relay(v1::Delta delta);
+  // Pushes events, and ends the request when that fails. False: it has ended.
+  bool Relay(std::vector<ChoiceEvent> events);
   bool Push(v1::GenerateEvent event);
-  void OnTimeLimit();
-  // The relay has found the end: tells the client.
-  void Complete();
-  void CompleteWith(v1::FinishReason reason, const v1::StopMatch& match);
+  // Enough choices have finished: cuts off the rest, if there is any, and tells the client.
+  void Complete() { CompleteWith(v1::FINISH_REASON_CANCELLED); }
+  // `reason`: why choices end that have not ended themselves.
+  void CompleteWith(v1::FinishReason reason);
   void End(Outcome outcome, const absl::Status& status);
   void Fail(const absl::Status& status) { End(OutcomeOf(status), status); }
   absl::Status CancelledStatus() const;
@@ -126,7 +129,8 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   // Set by Start, not changed afterwards.
   GenerationPlan plan_;
   // Null until Start.
-  std::unique_ptr<TokenRelay> relay_;
+  std::unique_ptr<Choices> choices_;
+  std::unique_ptr<PromptScoreRelay> prompt_scores_;
   std::shared_ptr<AdmissionTicket> ticket_;
   Attempt attempt_;
   // The current attempt; also counts those that found a worker full.
@@ -137,7 +141,8 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   absl::optional<Timers::Id> retry_;
   int32_t cached_tokens_ = 0;
   bool routed_before_ = false;
-  Clock::time_point last_token_;
+  // Of each choice.
+  std::vector<absl::optional<Clock::time_point>> last_token_;
 };
 
 }  // namespace baton

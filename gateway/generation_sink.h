@@ -47,13 +47,18 @@ class ResponseSink final : public GenerationSink {
       response_->set_request_id(event.started().request_id());
       response_->set_model(event.started().model());
       response_->set_seed(event.started().seed());
+      for (int i = 0; i < event.started().seeds_size(); ++i) response_->add_choices();
     } else if (event.has_prompt_logprobs()) {
       response_->mutable_prompt_logprobs()->MergeFrom(event.prompt_logprobs().tokens());
     } else if (event.has_delta()) {
-      response_->mutable_text()->append(event.delta().text());
-      response_->mutable_token_ids()->MergeFrom(event.delta().token_ids());
-      response_->mutable_logprobs()->MergeFrom(event.delta().logprobs());
+      const v1::Delta& delta = event.delta();
+      if (delta.choice() < response_->choices_size()) Append(delta, response_->mutable_choices(delta.choice()));
+      if (delta.choice() == 0) Append(delta, response_);
     } else if (event.has_finished()) {
+      for (v1::ChoiceFinished& choice : *event.mutable_finished()->mutable_choices()) {
+        response_->mutable_choices(choice.choice())->mutable_finished()->Swap(&choice);
+      }
+      event.mutable_finished()->clear_choices();
       response_->mutable_finished()->Swap(event.mutable_finished());
     }
     return true;
@@ -61,6 +66,14 @@ class ResponseSink final : public GenerationSink {
   void Finish(const absl::Status& status) override { reactor_->Finish(ToGrpcStatus(status)); }
 
  private:
+  // `to`: a response or a choice.
+  template <typename Message>
+  static void Append(const v1::Delta& delta, Message* to) {
+    to->mutable_text()->append(delta.text());
+    to->mutable_token_ids()->MergeFrom(delta.token_ids());
+    to->mutable_logprobs()->MergeFrom(delta.logprobs());
+  }
+
   grpc::ServerUnaryReactor* const reactor_;
   v1::GenerateResponse* const response_;
 };

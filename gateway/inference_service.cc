@@ -1,5 +1,6 @@
 #include "gateway/inference_service.h"
 
+#include <algorithm>
 #include <functional>
 #include <utility>
 
@@ -144,7 +145,9 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(gr
   auto model = Identify(context, request->request_id(), request->model(), &record);
   const auto session = std::make_shared<GenerationSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
-  auto* const writer = new Writer(context_.max_queued_events, [this, session, id, pass] {
+  // Each choice may be as far behind as a single one.
+  const size_t choices = static_cast<size_t>(std::clamp<int32_t>(request->n(), 1, kMaxChoices));
+  auto* const writer = new Writer(context_.max_queued_events * choices, [this, session, id, pass] {
     session->Cancel();
     live_calls_.Remove(id);
   });

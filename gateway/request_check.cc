@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/ids.h"
 #include "common/rpc/worker_request.h"
+#include "common/sampling/sample_seed.h"
 #include "gateway/prompt.h"
 #include "gateway/violations.h"
 
@@ -164,6 +165,21 @@ void ResolveOutput(const v1::OutputParams& asked, GenerationPlan* plan, Violatio
   plan->token_ids = !asked.has_token_ids() || asked.token_ids();
 }
 
+void ResolveChoices(const v1::GenerateRequest& asked, GenerationPlan* plan, Violations* violations) {
+  const int32_t n = asked.has_n() ? asked.n() : 1;
+  if (n < 1 || n > kMaxChoices) {
+    violations->Add("n", absl::StrCat("is ", n, ", must be in [1, ", kMaxChoices, "]"));
+    return;
+  }
+  const int32_t stop_after = asked.has_stop_after() ? asked.stop_after() : n;
+  if (stop_after < 1 || stop_after > n) {
+    violations->Add("stop_after", absl::StrCat("is ", stop_after, ", must be in [1, ", n, "] (n)"));
+  }
+  plan->wants_choices = asked.has_n();
+  plan->stop_after = stop_after;
+  for (int i = 1; i < n; ++i) plan->sampling.add_further_seeds(SampleSeed(plan->sampling.seed(), i));
+}
+
 }  // namespace
 
 bool GenerationPlan::IsStopToken(int32_t id) const {
@@ -190,6 +206,7 @@ absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request,
   plan.priority = request.priority();
   plan.cache_salt = CheckCacheSalt(request.cache_salt(), &violations);
   ResolveSampling(request.sampling(), *model, &plan.sampling, &violations);
+  ResolveChoices(request, &plan, &violations);
   ResolveOutput(request.output(), &plan, &violations);
   plan.prompt = EncodePrompt(request, "prompt", *model, &violations);
   const int64_t room = model->max_tokens - static_cast<int64_t>(plan.prompt.size());

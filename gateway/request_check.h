@@ -25,6 +25,7 @@
 
 namespace baton {
 
+inline constexpr int kMaxChoices = 128;
 inline constexpr int kMaxStopStrings = 16;
 inline constexpr size_t kMaxStopStringBytes = 256;
 inline constexpr int kMaxContinuations = 256;
@@ -44,9 +45,17 @@ struct GenerationPlan {
   int top_logprobs = 0;
   bool prompt_logprobs = false;
   bool token_ids = true;
+  // The client has set `n`: it is told of choices, with their seeds and cumulative log probabilities.
+  bool wants_choices = false;
+  // This many choices that have finished end the request: 1 to choices().
+  int stop_after = 1;
   int priority = 0;
   std::string cache_salt;
 
+  int choices() const { return 1 + sampling.further_seeds_size(); }
+  uint64_t seed(int choice) const { return choice == 0 ? sampling.seed() : sampling.further_seeds(choice - 1); }
+  // Of sampled tokens, whoever wants them.
+  bool needs_logprobs() const { return logprobs || wants_choices; }
   bool IsStopToken(int32_t id) const;
   bool IsEos(int32_t id) const;
   bool needs_decode() const { return stopping.max_new_tokens() > 1; }

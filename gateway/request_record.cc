@@ -14,6 +14,7 @@ void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   log.With("method", MethodName(method)).With("model", model).With("outcome", OutcomeName(outcome));
   if (prompt_tokens > 0) log.With("prompt_tokens", prompt_tokens);
   if (output_tokens > 0) log.With("output_tokens", output_tokens);
+  if (choices > 1) log.With("choices", choices);
   if (queue_seconds > 0) log.With("queue_ms", 1000 * queue_seconds);
   if (time_to_first_token >= 0) log.With("ttft_ms", 1000 * time_to_first_token);
   if (attempts > 1) log.With("attempts", attempts);

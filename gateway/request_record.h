@@ -32,6 +32,7 @@ struct RequestRecord {
   Clock::time_point accepted = Clock::now();
   int64_t prompt_tokens = 0;
   int64_t output_tokens = 0;
+  int choices = 1;
   double queue_seconds = 0;
   // Negative: there was no token.
   double time_to_first_token = -1;

@@ -39,6 +39,10 @@ int64_t StateBytesFor(const worker::v1::StateBytes& bytes, int64_t tokens) {
   return total;
 }
 
+int64_t StateBytesFor(const worker::v1::StateBytes& bytes, const Demand& demand) {
+  return SaturatingMultiply(demand.samples, StateBytesFor(bytes, demand.state_tokens));
+}
+
 Placement& Placement::operator=(Placement&& other) noexcept {
   if (this == &other) return *this;
   Release();
@@ -117,7 +121,7 @@ absl::StatusOr<Router::Row*> Router::ChooseDecode(const std::vector<Row*>& rows,
   int64_t smallest_need = std::numeric_limits<int64_t>::max();
   int64_t largest_memory = 0;
   for (Row* row : rows) {
-    const int64_t need = StateBytesFor(row->snapshot.info->state_bytes(), demand.state_tokens);
+    const int64_t need = StateBytesFor(row->snapshot.info->state_bytes(), demand);
     const int64_t memory = row->snapshot.load.state_bytes_total();
     smallest_need = std::min(smallest_need, need);
     largest_memory = std::max(largest_memory, memory);
@@ -181,7 +185,7 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, demand, avoid));
   if (needs_decode) {
     BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
-    const int64_t bytes = StateBytesFor(row->snapshot.info->state_bytes(), demand.state_tokens);
+    const int64_t bytes = StateBytesFor(row->snapshot.info->state_bytes(), demand);
     route.decode = MakePlacement(row, bytes, /*confirmed=*/false);
   }
   route.prefill = MakePlacement(prefill_row, TokensToCompute(*prefill_row, demand), /*confirmed=*/false);

@@ -6,11 +6,12 @@
 #include "common/base/status_macros.h"
 
 namespace baton {
-namespace {
 
 absl::Status BrokenContract(const std::string& what) {
   return absl::InternalError(absl::StrCat("a worker broke the protocol: ", what));
 }
+
+namespace {
 
 bool InVocabulary(const ServedModel& model, int32_t id) { return id >= 0 && id < model.vocab_size; }
 
@@ -49,32 +50,8 @@ TokenRelay::TokenRelay(const GenerationPlan* plan) : plan_(plan) {
   decoder_ = std::make_unique<StreamDecoder>(plan->model->tokenizer.get(), std::move(options));
 }
 
-absl::Status TokenRelay::AddPromptScores(const worker::v1::PromptScores& scores, v1::PromptLogprobs* out) {
-  const int64_t prompt_tokens = static_cast<int64_t>(plan_->prompt.size());
-  if (!plan_->prompt_logprobs) return BrokenContract("prompt scores that nobody asked for");
-  if (scores.first() != next_score_ || scores.first() + int64_t{scores.ids_size()} > prompt_tokens) {
-    return BrokenContract(absl::StrCat("prompt scores of [", scores.first(), ", +", scores.ids_size(),
-                                       ") where those from ", next_score_, " on were due"));
-  }
-  if (scores.ids_size() != scores.logprobs_size()) return BrokenContract("prompt scores without log probabilities");
-  for (int i = 0; i < scores.ids_size(); ++i, ++next_score_) {
-    if (scores.ids(i) != plan_->prompt[static_cast<size_t>(next_score_)]) {
-      return BrokenContract("prompt scores of another prompt");
-    }
-    BATON_ASSIGN_OR_RETURN(v1::TokenLogprob logprob, ToClientLogprob(*plan_->model, scores.ids(i), scores.logprobs(i)));
-    if (next_score_ < next_unrelayed_score_) continue;
-    *out->add_tokens() = std::move(logprob);
-    next_unrelayed_score_ = next_score_ + 1;
-  }
-  return absl::OkStatus();
-}
-
 absl::Status TokenRelay::AddFirst(const worker::v1::FirstToken& first, v1::Delta* delta) {
   if (has_first()) return BrokenContract("a second first token");
-  const int64_t prompt_tokens = static_cast<int64_t>(plan_->prompt.size());
-  if (plan_->prompt_logprobs && prompt_tokens > 1 && next_score_ != prompt_tokens) {
-    return BrokenContract("prompt scores are missing");
-  }
   BATON_RETURN_IF_ERROR(AddToken(first.id(), first.has_logprobs() ? &first.logprobs() : nullptr, delta));
   if (first.has_done()) return AddDone(first.done(), delta);
   return absl::OkStatus();
@@ -102,11 +79,13 @@ absl::Status TokenRelay::AddToken(int32_t id, const worker::v1::TokenLogprobs* l
   if (!InVocabulary(*plan_->model, id)) {
     return BrokenContract(absl::StrCat("token id ", id, " is outside the vocabulary"));
   }
-  if (plan_->logprobs && logprobs == nullptr) return BrokenContract("a token without the log probability asked for");
+  if (plan_->needs_logprobs() && logprobs == nullptr)
+    return BrokenContract("a token without the log probability asked for");
   v1::TokenLogprob client_logprob;
   if (plan_->logprobs) {
     BATON_ASSIGN_OR_RETURN(client_logprob, ToClientLogprob(*plan_->model, id, *logprobs));
   }
+  if (plan_->wants_choices) cumulative_logprob_ += logprobs->logprob();
   ++completion_tokens_;
   last_token_ = id;
 

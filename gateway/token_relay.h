@@ -1,6 +1,6 @@
 // What workers send of one sequence -> what its client sees: checks every token against the contract (positions without
 // gap or repeat, ids in range, log probabilities when asked for), detokenizes, finds stop tokens, stop strings and the
-// length limit. One per request; used under the session's lock.
+// length limit. One for each choice of a request (choices.h); used under the session's lock.
 //
 //   TokenRelay relay(&plan);
 //   BATON_RETURN_IF_ERROR(relay.AddFirst(first_token, &delta));     // INTERNAL: the worker broke the contract
@@ -26,6 +26,9 @@
 
 namespace baton {
 
+// INTERNAL: what a worker sent contradicts the protocol.
+absl::Status BrokenContract(const std::string& what);
+
 // A token's log probability as clients see it, checked: INTERNAL for ids out of range or unmatched lists.
 absl::StatusOr<v1::TokenLogprob> ToClientLogprob(const ServedModel& model, int32_t id,
                                                  const worker::v1::TokenLogprobs& logprobs);
@@ -42,10 +45,6 @@ class TokenRelay {
   // `plan` must outlive it.
   explicit TokenRelay(const GenerationPlan* plan);
 
-  // A new attempt computes the prompt from the start: what was relayed of it already is passed over.
-  void BeginAttempt() { next_score_ = 1; }
-  // Log probabilities of prompt tokens not relayed before; may be empty.
-  absl::Status AddPromptScores(const worker::v1::PromptScores& scores, v1::PromptLogprobs* out);
   absl::Status AddFirst(const worker::v1::FirstToken& first, v1::Delta* delta);
   absl::Status AddChunk(const worker::v1::TokenChunk& chunk, v1::Delta* delta);
   // The worker says that the sequence is complete. INTERNAL when that contradicts its tokens.
@@ -57,6 +56,8 @@ class TokenRelay {
   // Sampled so far, a stop token included.
   int32_t completion_tokens() const { return completion_tokens_; }
   bool has_first() const { return completion_tokens_ > 0; }
+  // Of all tokens sampled so far, for clients that compare choices; else 0.
+  double cumulative_logprob() const { return cumulative_logprob_; }
 
  private:
   absl::Status AddToken(int32_t id, const worker::v1::TokenLogprobs* logprobs, v1::Delta* delta);
@@ -67,10 +68,8 @@ class TokenRelay {
   const GenerationPlan* const plan_;
   // Null for a model without a tokenizer.
   std::unique_ptr<StreamDecoder> decoder_;
-  // Index of the next prompt token whose score this attempt has to send, and that the client has not got.
-  int64_t next_score_ = 1;
-  int64_t next_unrelayed_score_ = 1;
   int32_t completion_tokens_ = 0;
+  double cumulative_logprob_ = 0;
   int32_t last_token_ = -1;
   absl::optional<End> end_;
 };

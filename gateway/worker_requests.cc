@@ -21,7 +21,7 @@ Request RequestOf(const GenerationPlan& plan) {
   request.mutable_tokens()->Add(plan.prompt.begin(), plan.prompt.end());
   *request.mutable_sampling() = plan.sampling;
   *request.mutable_stopping() = plan.stopping;
-  request.set_logprobs(plan.logprobs);
+  request.set_logprobs(plan.needs_logprobs());
   request.set_top_logprobs(plan.top_logprobs);
   request.set_priority(plan.priority);
   return request;
@@ -50,6 +50,7 @@ Demand DemandOf(const GenerationPlan& plan) {
     demand.prefixes = PrefixesOf(plan, plan.prompt, plan.prompt.size() - 1);
   }
   demand.state_tokens = plan.needs_decode() ? demand.prompt_tokens + plan.stopping.max_new_tokens() : 0;
+  demand.samples = plan.choices();
   return demand;
 }
 

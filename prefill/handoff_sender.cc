@@ -25,6 +25,7 @@ constexpr int64_t kSharedMessageBytes = int64_t{1} << 20;
 // More than any header or commit takes.
 constexpr int64_t kHeaderCredit = 16 << 10;
 constexpr int64_t kCommitCredit = 4 << 10;
+constexpr int64_t kSampleCredit = 256;
 
 }  // namespace
 
@@ -36,7 +37,7 @@ HandoffSender::HandoffSender(std::shared_ptr<DecodePeer> peer, const worker::v1:
       wake_(std::move(wake)),
       offer_shared_memory_(options.offer_shared_memory),
       state_(std::move(state)),
-      frames_(state_.fingerprint, *state_.layout, state_.final_position, options.encoding) {
+      frames_(state_.fingerprint, *state_.layout, state_.final_position, options.encoding, state_.samples) {
   context_.set_deadline(options.deadline);
   if (!options.request_id.empty()) context_.AddMetadata("x-request-id", options.request_id);
 }
@@ -61,16 +62,16 @@ std::shared_ptr<HandoffSender> HandoffSender::Start(std::shared_ptr<DecodePeer> 
 
 void HandoffSender::Send(std::vector<StatePiece> pieces) {
   absl::MutexLock lock(&mutex_);
-  BATON_CHECK(!first_token_.has_value());
+  BATON_CHECK(first_tokens_.empty());
   if (closed_) return;
   for (StatePiece& piece : pieces) queue_.push_back(std::move(piece));
   MaybeWrite();
 }
 
-void HandoffSender::Commit(const FirstTokenRecord& first_token) {
+void HandoffSender::Commit(std::vector<FirstTokenRecord> first_tokens) {
   absl::MutexLock lock(&mutex_);
-  BATON_CHECK(!first_token_.has_value());
-  first_token_ = first_token;
+  BATON_CHECK(first_tokens_.empty());
+  first_tokens_ = std::move(first_tokens);
   MaybeWrite();
 }
 
@@ -140,8 +141,8 @@ HandoffSender::Plan HandoffSender::PlanMessage() const {
     ++plan.pieces;
   }
   plan.bytes += pieces_bytes;
-  plan.commit = first_token_.has_value() && plan.pieces == queue_.size();
-  if (plan.commit) plan.bytes += kCommitCredit;
+  plan.commit = !first_tokens_.empty() && plan.pieces == queue_.size();
+  if (plan.commit) plan.bytes += kCommitCredit + kSampleCredit * static_cast<int64_t>(first_tokens_.size());
   return plan;
 }
 
@@ -169,7 +170,7 @@ void HandoffSender::MakeMessage(const Plan& plan) {
   }
   if (plan.commit) {
     commit_written_ = true;
-    frames_.WriteCommit(*first_token_, &frames);
+    frames_.WriteCommit(first_tokens_, &frames);
     state_.state.reset();
   }
   message_bytes_ = static_cast<int64_t>(frames.size());

@@ -2,13 +2,13 @@
 // of pieces in front, so that the engine thread never waits for the network. Tests:
 // tests/prefill/handoff_sender_test.cc.
 //
-// The engine names pieces of the state as they become final (StateCutter), and at the end the first token; gRPC threads
+// The engine names pieces of the state as they become final (StateCutter), and at the end the first tokens; gRPC threads
 // serialize and write them, message by message, as the receiver and the pair's credit allow. Pieces reference the
 // state's own memory: a queue of them costs nothing, and the state lives until the last one is on its way.
 //
 //   auto sender = HandoffSender::Start(peer, handoff, state, options, wake_engine);
 //   sender->Send(std::move(pieces));            // any number of times
-//   sender->Commit(first_token);                // after the last piece
+//   sender->Commit(first_tokens);               // after the last piece
 //   ... if (sender->over()) sender->outcome()   // OK once the receiver has verified the commit
 //
 // Where it goes: to begin with, into the messages themselves. With the first one shared memory is offered (see
@@ -58,6 +58,8 @@ struct HandoffState {
   std::shared_ptr<const StateLayout> layout;
   int64_t final_position = 0;
   std::shared_ptr<const SequenceState> state;
+  // That go on from it.
+  size_t samples = 1;
 };
 
 struct HandoffOutcome {
@@ -85,7 +87,7 @@ class HandoffSender final : public grpc::ClientBidiReactor<grpc::ByteBuffer, wor
   // Queues pieces of the state, in order. Dropped when the call is over.
   void Send(std::vector<StatePiece> pieces);
   // After the last piece: the receiver answers once it has read and verified them all.
-  void Commit(const FirstTokenRecord& first_token);
+  void Commit(std::vector<FirstTokenRecord> first_tokens);
   // Ends the call early; a no-op when it is over.
   void Cancel();
 
@@ -150,7 +152,8 @@ class HandoffSender final : public grpc::ClientBidiReactor<grpc::ByteBuffer, wor
   HandoffState state_ ABSL_GUARDED_BY(mutex_);
   StateFrameWriter frames_ ABSL_GUARDED_BY(mutex_);
   std::deque<StatePiece> queue_ ABSL_GUARDED_BY(mutex_);
-  absl::optional<FirstTokenRecord> first_token_ ABSL_GUARDED_BY(mutex_);
+  // Empty until Commit.
+  std::vector<FirstTokenRecord> first_tokens_ ABSL_GUARDED_BY(mutex_);
   bool header_written_ ABSL_GUARDED_BY(mutex_) = false;
   bool commit_written_ ABSL_GUARDED_BY(mutex_) = false;
   // A write, or the delay before it, is under way: of this message.

@@ -74,7 +74,9 @@ void PrefillJob::StartHandoff() {
                                 (handoff.transport == HandoffTransport::kAuto &&
                                  context_->layout->BytesFor(prompt.tokens()) >= kWorthSharingBytes);
   sender_ = HandoffSender::Start(context_->peers.Get(prompt.handoff->endpoint(), started_at_), *prompt.handoff,
-                                 {context_->model->fingerprint(), context_->layout, prompt.tokens(), state_}, options,
+                                 {context_->model->fingerprint(), context_->layout, prompt.tokens(), state_,
+                                  static_cast<size_t>(prompt.request.samples())},
+                                 options,
                                  context_->wake);
   cutter_.emplace(*context_->layout, prompt.tokens());
   // What the state had to begin with.
@@ -128,11 +130,11 @@ void PrefillJob::TakeLogits(const PromptChunk& chunk, absl::Span<const float> lo
   computed_ = true;
   computed_at_ = absl::Now();
   context_->metrics->prefill_seconds.Observe(Seconds(Computing()));
-  if (!call_->prompt.score_only) SampleFirstToken(logits.subspan((chunk.logit_rows - 1) * vocab, vocab));
+  if (!call_->prompt.score_only) SampleFirstTokens(logits.subspan((chunk.logit_rows - 1) * vocab, vocab));
   if (sender_ != nullptr && !ends_with_first_token()) {
     BATON_CHECK(cutter_->complete());
     commit_sent_ = true;
-    sender_->Commit(*first_token_);
+    sender_->Commit(first_tokens_);
   }
   state_.reset();
 }
@@ -145,30 +147,43 @@ void PrefillJob::ScoreRow(int64_t position, absl::Span<const float> logits, Prom
   ToProto(ComputeLogprob(logits, token, request.top_logprobs), scores->add_logprobs());
 }
 
-void PrefillJob::SampleFirstToken(absl::Span<const float> logits) {
+void PrefillJob::SampleFirstTokens(absl::Span<const float> logits) {
+  const SequenceRequest& request = call_->prompt.request;
+  const TokenHistory history = request.MakeHistory();
+  SamplingParams sampling = request.sampling;
+  PrefillEvent event;
+  worker::v1::FirstToken* const first = event.mutable_first_token();
+  for (int sample = 0; sample < request.samples(); ++sample) {
+    sampling.seed = request.seed(sample);
+    first_tokens_.push_back(SampleFirstToken(logits, sampling, history, sample == 0 ? first : first->add_further()));
+  }
+  context_->metrics->generation_tokens.Increment(request.samples());
+  all_ended_ = std::all_of(first_tokens_.begin(), first_tokens_.end(), [](const auto& token) { return token.ends; });
+  Push(std::move(event));
+}
+
+FirstTokenRecord PrefillJob::SampleFirstToken(absl::Span<const float> logits, const SamplingParams& sampling,
+                                              const TokenHistory& history, worker::v1::FirstToken* told) {
   const SequenceRequest& request = call_->prompt.request;
   const int64_t generated = request.generated_tokens;
-  const int32_t id = context_->sampler.Sample(logits, request.sampling, request.MakeHistory(),
-                                              request.MaskedIds(generated), call_->prompt.tokens());
-  context_->metrics->generation_tokens.Increment();
+  const int32_t id =
+      context_->sampler.Sample(logits, sampling, history, request.MaskedIds(generated), call_->prompt.tokens());
+  told->set_id(id);
   if (request.IsStop(id)) {
-    done_reason_ = worker::v1::STOP_TOKEN;
+    told->set_done(worker::v1::STOP_TOKEN);
   } else if (generated + 1 >= request.max_new_tokens) {
-    done_reason_ = worker::v1::LENGTH;
+    told->set_done(worker::v1::LENGTH);
   }
-
-  PrefillEvent event;
-  worker::v1::FirstToken* first = event.mutable_first_token();
-  first->set_id(id);
-  if (done_reason_.has_value()) first->set_done(*done_reason_);
+  FirstTokenRecord record;
   if (request.logprobs) {
     const TokenLogprob logprob = ComputeLogprob(logits, id, request.top_logprobs);
-    ToProto(logprob, first->mutable_logprobs());
-    first_token_ = MakeFirstTokenRecord(id, logprob);
+    ToProto(logprob, told->mutable_logprobs());
+    record = MakeFirstTokenRecord(id, logprob);
   } else {
-    first_token_ = MakeFirstTokenRecord(id);
+    record = MakeFirstTokenRecord(id);
   }
-  Push(std::move(event));
+  record.ends = told->has_done();
+  return record;
 }
 
 void PrefillJob::Push(PrefillEvent event) {
@@ -274,6 +289,7 @@ void PrefillJob::Record(const PrefillEnd& end) const {
       .With("outcome", outcome)
       .With("prompt_tokens", prompt.tokens())
       .With("priority", prompt.request.priority);
+  if (prompt.request.samples() > 1) log.With("samples", prompt.request.samples());
   if (prompt.score_from.has_value()) log.With("scored_tokens", prompt.tokens() - *prompt.score_from);
   if (started()) log.With("queue_ms", Milliseconds(Queued())).With("cached_tokens", cached_tokens_);
   if (computed_) log.With("prefill_ms", Milliseconds(Computing()));

@@ -119,9 +119,13 @@ class PrefillJob {
   absl::StatusOr<SequenceState> MakeState();
   void Push(worker::v1::PrefillEvent event);
   void ScoreRow(int64_t position, absl::Span<const float> logits, worker::v1::PromptScores* scores) const;
-  void SampleFirstToken(absl::Span<const float> logits);
+  // Draws the first tokens of all samples from one row of logits.
+  void SampleFirstTokens(absl::Span<const float> logits);
+  FirstTokenRecord SampleFirstToken(absl::Span<const float> logits, const SamplingParams& sampling,
+                                    const TokenHistory& history, worker::v1::FirstToken* told);
   void StartHandoff();
-  bool ends_with_first_token() const { return done_reason_.has_value(); }
+  // All samples do: there is nothing to hand off.
+  bool ends_with_first_token() const { return all_ended_; }
   PrefillEnd HandoffEnd() const;
   void PushDone();
   void CountHandoff(const PrefillEnd& end);
@@ -145,9 +149,9 @@ class PrefillJob {
   int64_t cached_tokens_ = 0;
   std::vector<int64_t> cuts_;
   bool computed_ = false;
-  absl::optional<FirstTokenRecord> first_token_;
-  // The first token ends the sequence.
-  absl::optional<worker::v1::DoneReason> done_reason_;
+  // Of all samples, once computed.
+  std::vector<FirstTokenRecord> first_tokens_;
+  bool all_ended_ = false;
   // A failure of our own, such as a reader that does not read.
   absl::Status failure_;
   // Once the call is ending.

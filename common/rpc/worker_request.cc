@@ -41,7 +41,12 @@ void CheckSampling(const Request& request, SequenceRequest* out, int64_t vocab_s
     violations->emplace_back("sampling.allowed_token_ids", "more ids than the vocabulary has");
     return;
   }
+  if (request.sampling().further_seeds_size() >= static_cast<int>(kMaxSamples)) {
+    violations->emplace_back("sampling.further_seeds", absl::StrCat("at most ", kMaxSamples - 1, " seeds"));
+    return;
+  }
   out->sampling = FromProto(request.sampling());
+  out->further_seeds.assign(request.sampling().further_seeds().begin(), request.sampling().further_seeds().end());
   for (ParamViolation& violation : CheckSamplingParams(out->sampling, vocab_size)) {
     violations->emplace_back(std::move(violation.field), std::move(violation.description));
   }

@@ -39,7 +39,10 @@ struct SequenceRequest {
   // Prompt, then `generated_tokens` tokens that were generated before this run. Never empty; all ids in range.
   std::vector<int32_t> tokens;
   int32_t generated_tokens = 0;
+  // Of sample 0; the others differ in their seeds.
   SamplingParams sampling;
+  // Of samples 1, 2, ...
+  std::vector<uint64_t> further_seeds;
   // Counts generated_tokens and the first token.
   int32_t max_new_tokens = 0;
   int32_t min_new_tokens = 0;
@@ -49,7 +52,11 @@ struct SequenceRequest {
   int top_logprobs = 0;
   int priority = 0;
 
-  // Tokens when the sequence is complete: what its state is reserved for.
+  int samples() const { return 1 + static_cast<int>(further_seeds.size()); }
+  uint64_t seed(int sample) const {
+    return sample == 0 ? sampling.seed : further_seeds[static_cast<size_t>(sample - 1)];
+  }
+  // Tokens of one sample when it is complete: what its state is reserved for.
   int64_t total_tokens() const { return static_cast<int64_t>(tokens.size()) - generated_tokens + max_new_tokens; }
   bool IsStop(int32_t id) const;
   // Ids that may not be sampled as the token that follows `generated` generated ones.

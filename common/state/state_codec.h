@@ -5,11 +5,11 @@
 //   StateWriter writer(fingerprint, layout, prompt_tokens);
 //   writer.AppendHeader(&bytes);
 //   for each chunk:  forward(...);  writer.AppendPieces(state, &bytes);   // what became final and will be needed
-//   writer.AppendCommit(first_token, &bytes);
+//   writer.AppendCommit(first_tokens, &bytes);
 //   Cut `bytes` into messages with WholeStateFrames.
 // Without copying rows, from pieces that a StateCutter names while a layer after the other is computed:
 //   StateFrameWriter frames(fingerprint, layout, prompt_tokens, KvEncoding::kExact);
-//   frames.WriteHeader(&chain);  frames.WritePiece(piece, owner, &chain); ...  frames.WriteCommit(first_token, &chain);
+//   frames.WriteHeader(&chain);  frames.WritePiece(piece, owner, &chain); ...  frames.WriteCommit(first_tokens, &chain);
 //
 // Reader (decode side): one per reservation. Any byte sequence is safe to feed, also one that changes while it is read.
 //   StateReader reader(fingerprint, &state);
@@ -44,9 +44,14 @@ enum class KvEncoding : uint8_t { kExact = 0, kInt8 = 1 };
 // long, or of the first frame if that alone is longer. 0 only for empty `frames`.
 size_t WholeStateFrames(absl::string_view frames, size_t max_bytes);
 
-// The token sampled from the last prompt position, which decode consumes first, with its log probabilities.
+// Samples of one prompt that a commit can start.
+inline constexpr size_t kMaxSamples = 128;
+
+// The token that a sample drew from the last prompt position, which decode consumes first, with its log probabilities.
 struct FirstTokenRecord {
   int32_t id = 0;
+  // It ends its sample: nothing is decoded. Travels where there are several; of a single one the receiver knows.
+  bool ends = false;
   bool has_logprobs = false;
   bool is_greedy = false;
   float logprob = 0;
@@ -57,22 +62,24 @@ struct FirstTokenRecord {
 struct CommitRecord {
   // Tokens the state has consumed.
   int64_t position = 0;
-  FirstTokenRecord first_token;
+  // Of samples 0, 1, ...: 1 to kMaxSamples.
+  std::vector<FirstTokenRecord> first_tokens;
 };
 
 // Serializes frames one by one. Rows are referenced where they lie, not copied (kInt8 makes new ones).
 class StateFrameWriter {
  public:
-  // `layout` must outlive it. `final_position`: where the handoff will happen (prompt length).
+  // `layout` must outlive it. `final_position`: where the handoff will happen (prompt length). `samples`: first tokens
+  // that the commit will have.
   StateFrameWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position,
-                   KvEncoding encoding = KvEncoding::kExact);
+                   KvEncoding encoding = KvEncoding::kExact, size_t samples = 1);
 
   // First.
   void WriteHeader(ByteChain* out);
   // `owner` keeps the rows that the piece names alive.
   void WritePiece(const StatePiece& piece, const std::shared_ptr<const void>& owner, ByteChain* out);
   // Last, when all pieces of the final position have been written.
-  void WriteCommit(const FirstTokenRecord& first_token, ByteChain* out);
+  void WriteCommit(absl::Span<const FirstTokenRecord> first_tokens, ByteChain* out);
   // Bytes that WritePiece will append.
   size_t FrameBytes(const StatePiece& piece) const;
 
@@ -84,6 +91,7 @@ class StateFrameWriter {
   const StateLayout* layout_;
   int64_t final_position_;
   KvEncoding encoding_;
+  size_t samples_;
   bool header_written_ = false;
   bool commit_written_ = false;
   uint64_t sections_ = 0;
@@ -95,7 +103,7 @@ class StateWriter {
  public:
   // As StateFrameWriter. Window rows that will have left the window at `final_position` are never written.
   StateWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position,
-              KvEncoding encoding = KvEncoding::kExact);
+              KvEncoding encoding = KvEncoding::kExact, size_t samples = 1);
 
   // Call first. Appends the stream header.
   void AppendHeader(std::string* out);
@@ -103,7 +111,8 @@ class StateWriter {
   // whole pages, up to the final position; recurrent state once it is reached.
   void AppendPieces(const SequenceState& state, std::string* out);
   // Call once, after AppendPieces at final_position.
-  void AppendCommit(const FirstTokenRecord& first_token, std::string* out);
+  void AppendCommit(absl::Span<const FirstTokenRecord> first_tokens, std::string* out);
+  void AppendCommit(const FirstTokenRecord& only, std::string* out) { AppendCommit({&only, 1}, out); }
 
  private:
   StateCutter cutter_;
@@ -144,6 +153,7 @@ class StateReader {
   absl::Status status_;
   bool header_seen_ = false;
   KvEncoding encoding_ = KvEncoding::kExact;
+  bool sample_list_ = false;
   int64_t final_position_ = 0;
   // Per layer. KV: rows are sent in ascending order; the next expected position. Recurrent: 0 or 1 received.
   std::vector<int64_t> progress_;

@@ -36,6 +36,34 @@ absl::Status CheckVersion(wire::FrameType type, SliceCursor payload) {
                                                     "Baton on prefill and decode workers"));
 }
 
+// Consumes the first token of one sample.
+absl::Status TakeFirstToken(SliceCursor* payload, bool listed, FirstTokenRecord* token) {
+  if (payload->remaining() < wire::kFirstTokenBytes) return Malformed("the commit is too short");
+  token->id = payload->Read<int32_t>();
+  const auto flags = payload->Read<uint8_t>();
+  const auto is_greedy = payload->Read<uint8_t>();
+  const auto top = payload->Read<uint16_t>();
+  const auto logprob_bits = payload->Read<uint32_t>();
+  if (top > wire::kMaxTopLogprobs) return Malformed(top, " top log probabilities");
+  if (payload->remaining() < top * wire::kTopLogprobBytes) return Malformed("the commit's size is wrong");
+  token->has_logprobs = (flags & wire::kHasLogprobs) != 0;
+  token->ends = (flags & wire::kEndsSample) != 0;
+  token->is_greedy = is_greedy != 0;
+  token->logprob = std::bit_cast<float>(logprob_bits);
+  const uint8_t known = wire::kHasLogprobs | (listed ? wire::kEndsSample : 0);
+  if (token->id < 0) return Malformed("first token ", token->id);
+  if ((flags & ~known) != 0 || is_greedy > 1) return Malformed("unknown flags of a first token");
+  if (!token->has_logprobs && (token->is_greedy || top != 0 || logprob_bits != 0)) {
+    return Malformed("log probabilities of a first token that has none");
+  }
+  for (size_t i = 0; i < top; ++i) {
+    token->top_ids.push_back(payload->Read<int32_t>());
+    if (token->top_ids.back() < 0) return Malformed("top token ", token->top_ids.back());
+  }
+  for (size_t i = 0; i < top; ++i) token->top_logprobs.push_back(payload->Read<float>());
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 StateReader::StateReader(const Fingerprint& expected, SequenceState* state) : expected_(expected), state_(state) {
@@ -128,10 +156,12 @@ absl::Status StateReader::FeedHeader(SliceCursor payload, uint64_t checksum) {
   for (uint32_t i = 0; i < layers; ++i) BATON_RETURN_IF_ERROR(CheckLayer(&payload, i));
 
   if (version == wire::kPlainVersion && features != 0) return Malformed("reserved bytes of the header are not zero");
-  if ((features & ~wire::kInt8Kv) != 0) {
+  if ((features & ~wire::kFeatures) != 0) {
     return absl::FailedPreconditionError(absl::StrCat("sequence state: features ", features, ", of which only ",
-                                                      wire::kInt8Kv, " (int8 K and V) is understood here"));
+                                                      wire::kInt8Kv, " (int8 K and V) and ", wire::kSampleList,
+                                                      " (several samples) are understood here"));
   }
+  sample_list_ = (features & wire::kSampleList) != 0;
   encoding_ = (features & wire::kInt8Kv) != 0 ? KvEncoding::kInt8 : KvEncoding::kExact;
   if (position < 1) return Malformed("a state of no tokens");
   // The sequence goes on, so there is room for at least one more.
@@ -271,18 +301,25 @@ absl::Status StateReader::FeedRecurrent(SliceCursor payload) {
 }
 
 absl::Status StateReader::FeedCommit(SliceCursor payload) {
-  const size_t bytes = payload.remaining();
-  if (bytes < wire::kCommitBytes) return Malformed("the commit is too short");
+  if (payload.remaining() < wire::kCommitBytes) return Malformed("the commit is too short");
   const auto position = payload.Read<uint64_t>();
   const auto sections = payload.Read<uint64_t>();
   const auto chain = payload.Read<uint64_t>();
-  const auto first_token = payload.Read<int32_t>();
-  const auto has_logprobs = payload.Read<uint8_t>();
-  const auto is_greedy = payload.Read<uint8_t>();
-  const auto top = payload.Read<uint16_t>();
-  const auto logprob_bits = payload.Read<uint32_t>();
-  if (top > wire::kMaxTopLogprobs) return Malformed(top, " top log probabilities");
-  if (bytes != wire::kCommitBytes + top * wire::kTopLogprobBytes) return Malformed("the commit's size is wrong");
+  CommitRecord commit;
+  commit.position = final_position_;
+  uint32_t samples = 1;
+  if (sample_list_) {
+    if (payload.remaining() < wire::kSampleCountBytes) return Malformed("the commit is too short");
+    samples = payload.Read<uint32_t>();
+    if (payload.Read<uint32_t>() != 0) return Malformed("reserved bytes of the commit are not zero");
+    if (samples < 2 || samples > kMaxSamples) return Malformed("a commit of a list of ", samples, " samples");
+  }
+  commit.first_tokens.resize(samples);
+  for (FirstTokenRecord& token : commit.first_tokens) {
+    BATON_RETURN_IF_ERROR(TakeFirstToken(&payload, sample_list_, &token));
+  }
+  if (payload.remaining() > 0) return Malformed("the commit's size is wrong");
+
   if (position != static_cast<uint64_t>(final_position_)) {
     return Malformed("commit at position ", position, ", not ", final_position_);
   }
@@ -295,24 +332,6 @@ absl::Status StateReader::FeedCommit(SliceCursor payload) {
   if (chain != chain_) {
     return absl::DataLossError("sequence state: the commit's chain does not match the sections received");
   }
-
-  CommitRecord commit;
-  commit.position = final_position_;
-  FirstTokenRecord& token = commit.first_token;
-  token.id = first_token;
-  token.has_logprobs = has_logprobs != 0;
-  token.is_greedy = is_greedy != 0;
-  token.logprob = std::bit_cast<float>(logprob_bits);
-  if (token.id < 0) return Malformed("first token ", token.id);
-  if (has_logprobs > 1 || is_greedy > 1) return Malformed("flags of the first token are neither 0 nor 1");
-  if (!token.has_logprobs && (token.is_greedy || top != 0 || logprob_bits != 0)) {
-    return Malformed("log probabilities of a first token that has none");
-  }
-  for (size_t i = 0; i < top; ++i) {
-    token.top_ids.push_back(payload.Read<int32_t>());
-    if (token.top_ids.back() < 0) return Malformed("top token ", token.top_ids.back());
-  }
-  for (size_t i = 0; i < top; ++i) token.top_logprobs.push_back(payload.Read<float>());
   state_->SetPosition(final_position_);
   commit_ = std::move(commit);
   return absl::OkStatus();

@@ -40,6 +40,22 @@ void ForEachRow(const std::vector<absl::string_view>& ranges, size_t row_bytes, 
   }
 }
 
+void PutFirstToken(const FirstTokenRecord& token, bool listed, std::string* out) {
+  const bool logprobs = token.has_logprobs;
+  const size_t top = logprobs ? token.top_ids.size() : 0;
+  BATON_CHECK(top <= wire::kMaxTopLogprobs);
+  BATON_CHECK(!logprobs || token.top_logprobs.size() == top);
+  uint8_t flags = logprobs ? wire::kHasLogprobs : 0;
+  if (listed && token.ends) flags |= wire::kEndsSample;
+  Put(token.id, out);
+  Put(flags, out);
+  Put(static_cast<uint8_t>(logprobs && token.is_greedy), out);
+  Put(static_cast<uint16_t>(top), out);
+  Put(logprobs ? token.logprob : 0.0f, out);
+  for (size_t i = 0; i < top; ++i) Put(token.top_ids[i], out);
+  for (size_t i = 0; i < top; ++i) Put(token.top_logprobs[i], out);
+}
+
 }  // namespace
 
 size_t WholeStateFrames(absl::string_view frames, size_t max_bytes) {
@@ -57,20 +73,25 @@ size_t WholeStateFrames(absl::string_view frames, size_t max_bytes) {
 }
 
 StateFrameWriter::StateFrameWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position,
-                                   KvEncoding encoding)
-    : fingerprint_(fingerprint), layout_(&layout), final_position_(final_position), encoding_(encoding) {
-  BATON_CHECK(final_position >= 1);
+                                   KvEncoding encoding, size_t samples)
+    : fingerprint_(fingerprint),
+      layout_(&layout),
+      final_position_(final_position),
+      encoding_(encoding),
+      samples_(samples) {
+  BATON_CHECK(final_position >= 1 && samples >= 1 && samples <= kMaxSamples);
 }
 
 void StateFrameWriter::WriteHeader(ByteChain* out) {
   BATON_CHECK(!header_written_);
   header_written_ = true;
   const size_t layers = layout_->layers.size();
-  const bool plain = encoding_ == KvEncoding::kExact;
+  const uint32_t features =
+      (encoding_ == KvEncoding::kInt8 ? wire::kInt8Kv : 0) | (samples_ > 1 ? wire::kSampleList : 0);
   std::string frame = BeginFrame(wire::FrameType::kHeader, wire::kHeaderBytes + layers * wire::kLayerBytes);
   frame.append(wire::kMagic.data(), wire::kMagic.size());
-  Put(plain ? wire::kPlainVersion : wire::kVersion, &frame);
-  Put(plain ? uint32_t{0} : wire::kInt8Kv, &frame);
+  Put(features == 0 ? wire::kPlainVersion : wire::kVersion, &frame);
+  Put(features, &frame);
   frame.append(fingerprint_.ToBytes());
   Put(static_cast<uint64_t>(final_position_), &frame);
   Put(static_cast<uint32_t>(layers), &frame);
@@ -153,30 +174,26 @@ std::string StateFrameWriter::EncodeInt8(const StatePiece& piece) const {
   return out;
 }
 
-void StateFrameWriter::WriteCommit(const FirstTokenRecord& first_token, ByteChain* out) {
-  BATON_CHECK(header_written_ && !commit_written_);
+void StateFrameWriter::WriteCommit(absl::Span<const FirstTokenRecord> first_tokens, ByteChain* out) {
+  BATON_CHECK(header_written_ && !commit_written_ && first_tokens.size() == samples_);
   commit_written_ = true;
-  const bool logprobs = first_token.has_logprobs;
-  const size_t top = logprobs ? first_token.top_ids.size() : 0;
-  BATON_CHECK(top <= wire::kMaxTopLogprobs);
-  BATON_CHECK(!logprobs || first_token.top_logprobs.size() == top);
-  std::string frame = BeginFrame(wire::FrameType::kCommit, wire::kCommitBytes + top * wire::kTopLogprobBytes);
+  std::string tokens;
+  if (samples_ > 1) {
+    Put(static_cast<uint32_t>(samples_), &tokens);
+    Put(uint32_t{0}, &tokens);
+  }
+  for (const FirstTokenRecord& token : first_tokens) PutFirstToken(token, /*listed=*/samples_ > 1, &tokens);
+  std::string frame = BeginFrame(wire::FrameType::kCommit, wire::kCommitBytes + tokens.size());
   Put(static_cast<uint64_t>(final_position_), &frame);
   Put(sections_, &frame);
   Put(chain_, &frame);
-  Put(first_token.id, &frame);
-  Put(static_cast<uint8_t>(logprobs), &frame);
-  Put(static_cast<uint8_t>(logprobs && first_token.is_greedy), &frame);
-  Put(static_cast<uint16_t>(top), &frame);
-  Put(logprobs ? first_token.logprob : 0.0f, &frame);
-  for (size_t i = 0; i < top; ++i) Put(first_token.top_ids[i], &frame);
-  for (size_t i = 0; i < top; ++i) Put(first_token.top_logprobs[i], &frame);
+  frame += tokens;
   EndFrame(std::move(frame), out);
 }
 
 StateWriter::StateWriter(const Fingerprint& fingerprint, const StateLayout& layout, int64_t final_position,
-                         KvEncoding encoding)
-    : cutter_(layout, final_position), frames_(fingerprint, layout, final_position, encoding) {}
+                         KvEncoding encoding, size_t samples)
+    : cutter_(layout, final_position), frames_(fingerprint, layout, final_position, encoding, samples) {}
 
 void StateWriter::AppendHeader(std::string* out) {
   ByteChain bytes;
@@ -198,10 +215,10 @@ void StateWriter::AppendPieces(const SequenceState& state, std::string* out) {
   }
 }
 
-void StateWriter::AppendCommit(const FirstTokenRecord& first_token, std::string* out) {
+void StateWriter::AppendCommit(absl::Span<const FirstTokenRecord> first_tokens, std::string* out) {
   BATON_CHECK(header_written_ && cutter_.complete());
   ByteChain bytes;
-  frames_.WriteCommit(first_token, &bytes);
+  frames_.WriteCommit(first_tokens, &bytes);
   bytes.AppendTo(out);
 }
 

@@ -29,6 +29,8 @@ inline constexpr uint32_t kPlainVersion = 1;
 inline constexpr uint32_t kVersion = 2;
 // Features of a version 2 header.
 inline constexpr uint32_t kInt8Kv = 1;
+inline constexpr uint32_t kSampleList = 2;
+inline constexpr uint32_t kFeatures = kInt8Kv | kSampleList;
 
 // Around a payload.
 inline constexpr size_t kFramePrefixBytes = 8;
@@ -40,9 +42,15 @@ inline constexpr size_t kHeaderBytes = 64;
 inline constexpr size_t kLayerBytes = 32;
 inline constexpr size_t kKvBytes = 16;
 inline constexpr size_t kRecurrentBytes = 16;
-inline constexpr size_t kCommitBytes = 36;
+// Of a commit up to its first token, or to the number of samples.
+inline constexpr size_t kCommitBytes = 24;
+inline constexpr size_t kSampleCountBytes = 8;
+inline constexpr size_t kFirstTokenBytes = 12;
 inline constexpr size_t kTopLogprobBytes = 8;
 inline constexpr size_t kMaxTopLogprobs = 256;
+// What a first token in a list says in place of the byte whether log probabilities follow.
+inline constexpr uint8_t kHasLogprobs = 1;
+inline constexpr uint8_t kEndsSample = 2;
 
 // One (position, head, K or V) in int8: codes, one for each element, and their scale.
 inline constexpr size_t kInt8ScaleBytes = 2;

@@ -184,20 +184,25 @@ absl::optional<DecodeEvent> RunStream::Next() {
 
 RunStream::Result RunStream::End() {
   Result result;
-  int64_t next_position = -1;
+  std::map<int, int64_t> next_positions;
   while (absl::optional<DecodeEvent> event = Next()) {
-    if (event->has_tokens()) {
-      const worker::v1::TokenChunk& chunk = event->tokens();
+    for (const worker::v1::TokenChunk& chunk : event->progress().tokens()) {
+      SampleResult& sample = result.samples[chunk.sample()];
       EXPECT_TRUE(chunk.ids_size() > 0);
-      EXPECT_TRUE(next_position < 0 || chunk.position() == next_position);
-      next_position = chunk.position() + chunk.ids_size();
-      result.tokens.insert(result.tokens.end(), chunk.ids().begin(), chunk.ids().end());
-      result.logprobs.insert(result.logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
-    } else if (event->has_done()) {
-      EXPECT_FALSE(result.reason.has_value());
-      result.reason = event->done().reason();
+      EXPECT_FALSE(sample.reason.has_value()) << "tokens after the end";
+      const auto next = next_positions.find(chunk.sample());
+      EXPECT_TRUE(next == next_positions.end() || chunk.position() == next->second);
+      next_positions[chunk.sample()] = chunk.position() + chunk.ids_size();
+      sample.tokens.insert(sample.tokens.end(), chunk.ids().begin(), chunk.ids().end());
+      sample.logprobs.insert(sample.logprobs.end(), chunk.logprobs().begin(), chunk.logprobs().end());
+    }
+    for (const worker::v1::SampleDone& done : event->progress().done()) {
+      SampleResult& sample = result.samples[done.sample()];
+      EXPECT_FALSE(sample.reason.has_value());
+      sample.reason = done.reason();
     }
   }
+  static_cast<SampleResult&>(result) = result.samples[0];
   result.status = FromGrpcStatus(reader_->Finish());
   finished_ = true;
   return result;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -61,10 +62,14 @@ class RunStream {
   absl::optional<worker::v1::DecodeEvent> Next();
   void Cancel() { context_.TryCancel(); }
 
-  struct Result {
+  struct SampleResult {
     std::vector<int32_t> tokens;
     std::vector<worker::v1::TokenLogprobs> logprobs;
     absl::optional<worker::v1::DoneReason> reason;
+  };
+  // Of sample 0, and of all.
+  struct Result : SampleResult {
+    std::map<int, SampleResult> samples;
     absl::Status status;
   };
   // Reads to the end.

@@ -40,6 +40,12 @@ class EngineTest : public testing::Test {
     return state;
   }
 
+  static void Add(DecodeEngine& engine, std::shared_ptr<DecodeCall> call, SequenceState state) {
+    std::vector<SampleStart> samples;
+    samples.push_back({0, std::move(state), 400});
+    engine.Add(std::move(call), std::move(samples));
+  }
+
   ~EngineTest() override {
     // What gRPC does when a call is over; deletes them.
     for (auto* writer : writers_) writer->OnDone();
@@ -60,8 +66,8 @@ TEST_F(EngineTest, ASlowReaderLosesItsSequenceAndNobodyElses) {
   std::shared_ptr<DecodeCall> slow = MakeCall(1000);
   // Short enough for all of it to be queued.
   std::shared_ptr<DecodeCall> brief = MakeCall(12);
-  engine.Add(slow, MakeState(*slow), 400);
-  engine.Add(brief, MakeState(*brief), 400);
+  Add(engine, slow, MakeState(*slow));
+  Add(engine, brief, MakeState(*brief));
   engine.Start();
   WaitUntil([&] { return slow->over() && brief->over(); });
   engine.Stop();
@@ -76,7 +82,7 @@ TEST_F(EngineTest, StopEndsWhatIsLeft) {
   DecodeEngine engine(&model_, DecodeEngineOptions(), &metrics_, &load_);
   engine.Start();
   std::shared_ptr<DecodeCall> call = MakeCall(100);
-  engine.Add(call, MakeState(*call), 400);
+  Add(engine, call, MakeState(*call));
   engine.Stop();
   EXPECT_TRUE(call->over());
   EXPECT_EQ(budget_.used(), 0);
@@ -89,7 +95,7 @@ TEST_F(EngineTest, ACallThatIsOverBeforeItsStateArrivesIsNotDecoded) {
   SequenceState state = MakeState(*call);
   EXPECT_TRUE(call->Finish(DecodeOutcome::kCancelled, absl::CancelledError("")));
   EXPECT_FALSE(call->Finish(DecodeOutcome::kFailed, absl::InternalError("")));
-  engine.Add(call, std::move(state), 400);
+  Add(engine, call, std::move(state));
   engine.Start();
   WaitUntil([&] { return budget_.used() == 0; });
   EXPECT_EQ(metrics_.generation_tokens.Value(), 0);
@@ -104,7 +110,7 @@ TEST_F(EngineTest, BatchesAreNeverLargerThanAllowed) {
   std::vector<std::shared_ptr<DecodeCall>> calls;
   for (int i = 0; i < 7; ++i) {
     calls.push_back(MakeCall(10));
-    engine.Add(calls.back(), MakeState(*calls.back()), 400);
+    Add(engine, calls.back(), MakeState(*calls.back()));
   }
   engine.Start();
   for (const auto& call : calls) {

@@ -48,18 +48,22 @@ std::vector<StateFrame> Reseal(absl::string_view bytes) {
 }
 
 void WriteAndReadAgain(const SequenceState& state, const CommitRecord& commit, MemoryBudget& budget) {
-  StateWriter writer(TestFingerprint(), state.layout(), commit.position);
+  StateWriter writer(TestFingerprint(), state.layout(), commit.position, KvEncoding::kExact, commit.first_tokens.size());
   std::string stream;
   writer.AppendHeader(&stream);
   writer.AppendPieces(state, &stream);
-  writer.AppendCommit(commit.first_token, &stream);
+  writer.AppendCommit(commit.first_tokens, &stream);
   SequenceState again = MakeState(std::make_shared<StateLayout>(state.layout()), budget, kMaxTokens);
   StateReader reader(TestFingerprint(), &again);
   BATON_CHECK(reader.Feed(stream).ok());
   BATON_CHECK(reader.committed());
   BATON_CHECK(VisibleBytes(again) == VisibleBytes(state));
-  BATON_CHECK(reader.commit().first_token.id == commit.first_token.id);
-  BATON_CHECK(reader.commit().first_token.top_ids == commit.first_token.top_ids);
+  BATON_CHECK(reader.commit().first_tokens.size() == commit.first_tokens.size());
+  for (size_t i = 0; i < commit.first_tokens.size(); ++i) {
+    BATON_CHECK(reader.commit().first_tokens[i].id == commit.first_tokens[i].id);
+    BATON_CHECK(reader.commit().first_tokens[i].ends == commit.first_tokens[i].ends);
+    BATON_CHECK(reader.commit().first_tokens[i].top_ids == commit.first_tokens[i].top_ids);
+  }
 }
 
 void Run(uint8_t choices, absl::string_view bytes) {

@@ -76,16 +76,20 @@ worker::v1::PrefillEvent Scores(int32_t first, const std::vector<int32_t>& ids, 
   return event;
 }
 
-worker::v1::DecodeEvent Tokens(int64_t position, const std::vector<int32_t>& ids) {
+worker::v1::DecodeEvent Tokens(int64_t position, const std::vector<int32_t>& ids, int sample) {
   worker::v1::DecodeEvent event;
-  event.mutable_tokens()->set_position(position);
-  event.mutable_tokens()->mutable_ids()->Add(ids.begin(), ids.end());
+  worker::v1::TokenChunk* const chunk = event.mutable_progress()->add_tokens();
+  chunk->set_sample(sample);
+  chunk->set_position(position);
+  chunk->mutable_ids()->Add(ids.begin(), ids.end());
   return event;
 }
 
-worker::v1::DecodeEvent DecodeDone(worker::v1::DoneReason reason) {
+worker::v1::DecodeEvent DecodeDone(worker::v1::DoneReason reason, int sample) {
   worker::v1::DecodeEvent event;
-  event.mutable_done()->set_reason(reason);
+  worker::v1::SampleDone* const done = event.mutable_progress()->add_done();
+  done->set_sample(sample);
+  done->set_reason(reason);
   return event;
 }
 

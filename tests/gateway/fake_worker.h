@@ -171,6 +171,27 @@ class FakeDecode
                       const std::string& listen = "127.0.0.1:0")
       : FakeWorker(TestWorkerInfo(worker::v1::WorkerInfo::DECODE, mark), state_bytes, listen) {}
   explicit FakeDecode(const worker::v1::WorkerInfo& info) : FakeWorker(info, int64_t{1} << 30) {}
+
+  grpc::ServerUnaryReactor* EndSamples(grpc::CallbackServerContext* context,
+                                       const worker::v1::EndSamplesRequest* request,
+                                       worker::v1::EndSamplesResponse*) override {
+    {
+      std::lock_guard<std::mutex> lock(ends_mutex_);
+      ends_.push_back(*request);
+    }
+    auto* const reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
+  }
+  // Calls of EndSamples so far.
+  std::vector<worker::v1::EndSamplesRequest> ends() {
+    std::lock_guard<std::mutex> lock(ends_mutex_);
+    return ends_;
+  }
+
+ private:
+  std::mutex ends_mutex_;
+  std::vector<worker::v1::EndSamplesRequest> ends_;
 };
 
 // Events.
@@ -180,7 +201,7 @@ worker::v1::PrefillEvent FirstAndLast(int32_t id, worker::v1::DoneReason reason)
 worker::v1::PrefillEvent PrefillDone();
 worker::v1::PrefillEvent Scores(int32_t first, const std::vector<int32_t>& ids, float logprob = -0.5f,
                                 bool is_greedy = true);
-worker::v1::DecodeEvent Tokens(int64_t position, const std::vector<int32_t>& ids);
-worker::v1::DecodeEvent DecodeDone(worker::v1::DoneReason reason);
+worker::v1::DecodeEvent Tokens(int64_t position, const std::vector<int32_t>& ids, int sample = 0);
+worker::v1::DecodeEvent DecodeDone(worker::v1::DoneReason reason, int sample = 0);
 
 }  // namespace baton

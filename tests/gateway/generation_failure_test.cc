@@ -409,7 +409,7 @@ TEST_F(SlowReaderTest, EndsAloneAndWithAReason) {
   slow.prefill->Push(first);
   for (int64_t i = 1; i < 4900; ++i) {
     worker::v1::DecodeEvent event = Tokens(kPromptTokens + i, {200});
-    logprobs(event.mutable_tokens()->add_logprobs());
+    logprobs(event.mutable_progress()->mutable_tokens(0)->add_logprobs());
     if (!slow.decode->Push(event)) break;
   }
   EXPECT_TRUE(slow.decode->WaitUntilOver());

@@ -272,7 +272,7 @@ TEST_F(GenerationTest, LogprobsCarryPieces) {
   first.mutable_first_token()->mutable_logprobs()->add_top_logprobs(-2.5f);
   running.prefill->Push(first);
   worker::v1::DecodeEvent second = Tokens(5, {201});
-  second.mutable_tokens()->add_logprobs()->set_logprob(-1.0f);
+  second.mutable_progress()->mutable_tokens(0)->add_logprobs()->set_logprob(-1.0f);
   running.decode->Push(second);
   running.decode->Push(DecodeDone(worker::v1::LENGTH));
   ASSERT_TRUE(running.client->Finish().ok());

@@ -173,6 +173,17 @@ INSTANTIATE_TEST_SUITE_P(
                       r.mutable_output()->set_top_logprobs(2);
                     },
                     "output.top_logprobs"},
+        BadGenerate{"NoSamples", [](auto& r) { r.set_n(0); }, "n"},
+        BadGenerate{"NegativeSamples", [](auto& r) { r.set_n(-1); }, "n"},
+        BadGenerate{"TooManySamples", [](auto& r) { r.set_n(129); }, "n"},
+        BadGenerate{"StopAfterNone", [](auto& r) { r.set_stop_after(0); }, "stop_after"},
+        BadGenerate{"StopAfterMoreThanOne", [](auto& r) { r.set_stop_after(2); }, "stop_after"},
+        BadGenerate{"StopAfterMoreThanAll",
+                    [](auto& r) {
+                      r.set_n(4);
+                      r.set_stop_after(5);
+                    },
+                    "stop_after"},
         BadGenerate{"Priority", [](auto& r) { r.set_priority(101); }, "priority"}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -181,15 +181,15 @@ class ParityTest : public ::testing::TestWithParam<ParityCase> {
 
     int64_t position = request.tokens_size() + 1;
     while (decode_stream->Read(&event)) {
-      if (event.has_tokens()) {
-        if (event.tokens().position() != position) out.error = "positions have a gap";
-        position += event.tokens().ids_size();
-        for (int i = 0; i < event.tokens().ids_size(); ++i) {
-          out.tokens.push_back(event.tokens().ids(i));
-          out.logprobs.push_back(event.tokens().logprobs(i).logprob());
+      for (const worker::v1::TokenChunk& chunk : event.progress().tokens()) {
+        if (chunk.position() != position) out.error = "positions have a gap";
+        position += chunk.ids_size();
+        for (int i = 0; i < chunk.ids_size(); ++i) {
+          out.tokens.push_back(chunk.ids(i));
+          out.logprobs.push_back(chunk.logprobs(i).logprob());
         }
       }
-      if (event.has_done()) out.reason = event.done().reason();
+      for (const worker::v1::SampleDone& done : event.progress().done()) out.reason = done.reason();
     }
     const grpc::Status status = decode_stream->Finish();
     if (!status.ok()) out.error = absl::StrCat("decode: ", status.error_message());

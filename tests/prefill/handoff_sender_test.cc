@@ -45,7 +45,7 @@ class HandoffSenderTest : public ::testing::Test {
   }
   void SendAll(HandoffSender& sender) {
     for (const StatePiece& piece : pieces_) sender.Send({piece});
-    sender.Commit({.id = 9});
+    sender.Commit({{.id = 9}});
   }
   static bool WaitForOver(const HandoffSender& sender) {
     return Eventually([&] { return sender.over(); });
@@ -56,7 +56,7 @@ class HandoffSenderTest : public ::testing::Test {
     StateReader reader(TestFingerprint(), &received);
     ASSERT_TRUE(reader.Feed(bytes).ok()) << reader.Feed("");
     ASSERT_TRUE(reader.committed());
-    EXPECT_EQ(reader.commit().first_token.id, 9);
+    EXPECT_EQ(reader.commit().first_tokens[0].id, 9);
     EXPECT_TRUE(VisibleBytes(received) == VisibleBytes(*state_));
   }
 

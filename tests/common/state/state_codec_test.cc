@@ -33,6 +33,16 @@ FirstTokenRecord TokenWithLogprobs() {
   return token;
 }
 
+void ExpectEqual(const FirstTokenRecord& got, const FirstTokenRecord& sent) {
+  EXPECT_EQ(got.id, sent.id);
+  EXPECT_EQ(got.ends, sent.ends);
+  EXPECT_EQ(got.has_logprobs, sent.has_logprobs);
+  EXPECT_EQ(got.is_greedy, sent.is_greedy);
+  EXPECT_EQ(got.logprob, sent.logprob);
+  EXPECT_EQ(got.top_ids, sent.top_ids);
+  EXPECT_EQ(got.top_logprobs, sent.top_logprobs);
+}
+
 struct RoundTripCase {
   std::string name;
   std::vector<LayerStateSpec> layers;
@@ -80,13 +90,26 @@ TEST(StateCodecTest, FirstTokenTravels) {
     SequenceState receiver = MakeState(MixedLayout(), budget, 10);
     StateReader reader(TestFingerprint(), &receiver);
     ASSERT_TRUE(reader.Feed(WriteStream(sender, 9, 1, sent)).ok());
-    const FirstTokenRecord& got = reader.commit().first_token;
-    EXPECT_EQ(got.id, sent.id);
-    EXPECT_EQ(got.has_logprobs, sent.has_logprobs);
-    EXPECT_EQ(got.is_greedy, sent.is_greedy);
-    EXPECT_EQ(got.logprob, sent.logprob);
-    EXPECT_EQ(got.top_ids, sent.top_ids);
-    EXPECT_EQ(got.top_logprobs, sent.top_logprobs);
+    ASSERT_EQ(reader.commit().first_tokens.size(), 1u);
+    ExpectEqual(reader.commit().first_tokens[0], sent);
+  }
+}
+
+TEST(StateCodecTest, FirstTokensOfAllSamplesTravel) {
+  for (const size_t samples : {size_t{2}, size_t{3}, kMaxSamples}) {
+    std::vector<FirstTokenRecord> sent;
+    for (size_t i = 0; i < samples; ++i) {
+      sent.push_back(i % 2 == 0 ? PlainToken() : TokenWithLogprobs());
+      sent.back().id = static_cast<int32_t>(i);
+      sent.back().ends = i % 3 == 1;
+    }
+    MemoryBudget budget(kPlenty);
+    SequenceState sender = MakeState(MixedLayout(), budget, 9);
+    SequenceState receiver = MakeState(MixedLayout(), budget, 10);
+    StateReader reader(TestFingerprint(), &receiver);
+    ASSERT_TRUE(reader.Feed(WriteStream(sender, 9, 1, sent)).ok());
+    ASSERT_EQ(reader.commit().first_tokens.size(), samples);
+    for (size_t i = 0; i < samples; ++i) ExpectEqual(reader.commit().first_tokens[i], sent[i]);
   }
 }
 
@@ -205,7 +228,8 @@ TEST(StateCodecTest, LayersLeaveOneByOne) {
   }
   EXPECT_TRUE(cutter.complete());
   ByteChain commit;
-  frames.WriteCommit(PlainToken(), &commit);
+  const FirstTokenRecord plain = PlainToken();
+  frames.WriteCommit({&plain, 1}, &commit);
   feed(commit);
   ASSERT_TRUE(reader.committed());
   EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(sender));

@@ -184,8 +184,9 @@ TEST_F(StateCorruptionTest, UnknownFeaturesAreRefused) {
     }));
   };
   EXPECT_TRUE(with(2, 0).ok()) << "features may be absent";
-  EXPECT_TRUE(absl::IsFailedPrecondition(with(2, 2)));
-  EXPECT_TRUE(absl::IsFailedPrecondition(with(2, 3)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(with(2, 4)));
+  EXPECT_TRUE(absl::IsFailedPrecondition(with(2, 5)));
+  EXPECT_TRUE(absl::IsInvalidArgument(with(2, 2))) << "a commit without its list";
   EXPECT_TRUE(absl::IsInvalidArgument(with(1, 1))) << "version 1 has none";
   EXPECT_TRUE(absl::IsInvalidArgument(with(2, 1))) << "sections of another size";
 }
@@ -272,6 +273,50 @@ TEST_F(StateCorruptionTest, CommitsAreHeldToWhatCame) {
     WriteAt<uint16_t>(257, 30, p);
     p->resize(36 + 8 * 257);
   }))));
+}
+
+TEST_F(StateCorruptionTest, ListsOfFirstTokensAreChecked) {
+  SequenceState sender = MakeState(MixedLayout(), budget_, kTokens);
+  std::vector<FirstTokenRecord> tokens(2);
+  tokens[1].id = 7;
+  tokens[1].ends = true;
+  tokens[1].has_logprobs = true;
+  tokens[1].top_ids = {3, 4};
+  tokens[1].top_logprobs = {-1, -2};
+  const std::vector<StateFrame> frames = SplitFrames(WriteStream(sender, kTokens, 1, tokens));
+  const auto with = [&](const std::function<void(std::string*)>& change) {
+    std::vector<StateFrame> changed = frames;
+    change(&changed.back().payload);
+    changed.back() = SealFrame(kCommitFrame, changed.back().payload);
+    SequenceState receiver = MakeState(layout_, budget_, 20);
+    StateReader reader(TestFingerprint(), &receiver);
+    const absl::Status status = reader.Feed(JoinFrames(changed));
+    EXPECT_EQ(receiver.position(), reader.committed() ? kTokens : 0);
+    return status;
+  };
+  const auto with_value = [&](size_t offset, auto value) {
+    return with([&](std::string* payload) { WriteAt(value, offset, payload); });
+  };
+  EXPECT_TRUE(with([](std::string*) {}).ok());
+  for (const uint32_t samples : {0u, 1u, 3u, 129u, 0xFFFFFFFFu}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(with_value(24, samples))) << samples;
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(28, uint32_t{1})));  // reserved
+  // The second of two records, which are 12 bytes and, here, 16 more.
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(44, int32_t{-1})));
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(48, uint8_t{7})));  // an unknown flag
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(48, uint8_t{2})));  // log probabilities of nothing
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(49, uint8_t{2})));  // not a flag
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(50, uint16_t{1})));
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(50, uint16_t{3})));
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(50, uint16_t{0xFFFF})));
+  EXPECT_TRUE(absl::IsInvalidArgument(with_value(56, int32_t{-7})));  // a listed id
+  for (const size_t size : {0, 23, 24, 31, 32, 43, 44, 55, 71}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(with([&](std::string* payload) { payload->resize(size); }))) << size;
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(with([](std::string* payload) { payload->push_back(0); })));
+  // In the plain commit, which has no list, no token ends anything.
+  EXPECT_TRUE(absl::IsInvalidArgument(Read(WithValue<uint8_t>(Index(kCommitFrame), 28, 3))));
 }
 
 TEST_F(StateCorruptionTest, FrameHeadersAreChecked) {

@@ -80,7 +80,7 @@ TEST(StateFormatTest, TheReaderReadsTheDocumentedStream) {
   const absl::Status status = reader.Feed(DocumentedStream());
   ASSERT_TRUE(status.ok()) << status;
   ASSERT_TRUE(reader.committed());
-  EXPECT_EQ(reader.commit().first_token.id, 107);
+  EXPECT_EQ(reader.commit().first_tokens[0].id, 107);
   EXPECT_EQ(VisibleBytes(receiver), VisibleBytes(DocumentedState(budget)));
 }
 

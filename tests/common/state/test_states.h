@@ -132,16 +132,20 @@ inline Fingerprint TestFingerprint(uint8_t first = 1) {
 }
 
 // The whole stream of a prompt of `tokens` tokens, prefilled in chunks of at most `chunk`.
-inline std::string WriteStream(SequenceState& state, int64_t tokens, int64_t chunk, const FirstTokenRecord& first) {
-  StateWriter writer(TestFingerprint(), state.layout(), tokens);
+inline std::string WriteStream(SequenceState& state, int64_t tokens, int64_t chunk,
+                               absl::Span<const FirstTokenRecord> first_tokens) {
+  StateWriter writer(TestFingerprint(), state.layout(), tokens, KvEncoding::kExact, first_tokens.size());
   std::string stream;
   writer.AppendHeader(&stream);
   while (state.position() < tokens) {
     RunTokens(state, std::min(chunk, tokens - state.position()));
     writer.AppendPieces(state, &stream);
   }
-  writer.AppendCommit(first, &stream);
+  writer.AppendCommit(first_tokens, &stream);
   return stream;
+}
+inline std::string WriteStream(SequenceState& state, int64_t tokens, int64_t chunk, const FirstTokenRecord& only) {
+  return WriteStream(state, tokens, chunk, {&only, 1});
 }
 
 }  // namespace baton

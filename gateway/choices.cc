@@ -1,0 +1,156 @@
+#include "gateway/choices.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
+
+namespace baton {
+
+Choices::Choices(const GenerationPlan* plan) : plan_(plan) {
+  choices_.resize(static_cast<size_t>(plan->choices()));
+  for (Choice& choice : choices_) choice.relay = std::make_unique<TokenRelay>(plan);
+}
+
+absl::Status Choices::Find(int32_t sample, Choice** choice) {
+  if (sample < 0 || sample >= plan_->choices()) {
+    return BrokenContract(absl::StrCat("sample ", sample, " of ", plan_->choices()));
+  }
+  *choice = &choices_[static_cast<size_t>(sample)];
+  return absl::OkStatus();
+}
+
+absl::Status Choices::AddFirst(const worker::v1::FirstToken& first, std::vector<ChoiceEvent>* events) {
+  if (first.further_size() + 1 != plan_->choices()) {
+    return BrokenContract(absl::StrCat("first tokens of ", first.further_size() + 1, " samples where ",
+                                       plan_->choices(), " were asked for"));
+  }
+  for (int i = 0; i < plan_->choices(); ++i) {
+    const worker::v1::FirstToken& token = i == 0 ? first : first.further(i - 1);
+    TokenRelay& relay = *choices_[static_cast<size_t>(i)].relay;
+    v1::Delta delta;
+    BATON_RETURN_IF_ERROR(relay.AddFirst(token, &delta));
+    PushDelta(i, 1, std::move(delta), events);
+    if (token.has_done()) ++worker_ends_;
+    if (!relay.end().has_value()) continue;
+    if (token.has_done() || relay.end()->stop_string) Finish(i, *relay.end(), events);
+    if (!token.has_done() && relay.end()->stop_string) unwanted_.push_back(i);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Choices::AddProgress(const worker::v1::Progress& progress, std::vector<ChoiceEvent>* events) {
+  if (progress.tokens().empty() && progress.done().empty()) return BrokenContract("an event without anything in it");
+  for (const worker::v1::TokenChunk& chunk : progress.tokens()) {
+    Choice* choice;
+    BATON_RETURN_IF_ERROR(Find(chunk.sample(), &choice));
+    TokenRelay& relay = *choice->relay;
+    // On their way when the stop string was found.
+    if (relay.end().has_value() && relay.end()->stop_string) continue;
+    const int32_t before = relay.completion_tokens();
+    v1::Delta delta;
+    BATON_RETURN_IF_ERROR(relay.AddChunk(chunk, &delta));
+    PushDelta(chunk.sample(), relay.completion_tokens() - before, std::move(delta), events);
+    // The worker says itself when a sample is done, with its memory freed; a stop string only the gateway knows.
+    if (!relay.end().has_value() || !relay.end()->stop_string) continue;
+    Finish(chunk.sample(), *relay.end(), events);
+    unwanted_.push_back(chunk.sample());
+  }
+  for (const worker::v1::SampleDone& done : progress.done()) {
+    Choice* choice;
+    BATON_RETURN_IF_ERROR(Find(done.sample(), &choice));
+    TokenRelay& relay = *choice->relay;
+    ++worker_ends_;
+    if (choice->finished && relay.end()->stop_string) continue;
+    if (choice->finished) return BrokenContract("a sample that ended twice");
+    v1::Delta delta;
+    BATON_RETURN_IF_ERROR(relay.AddDone(done.reason(), &delta));
+    PushDelta(done.sample(), 0, std::move(delta), events);
+    Finish(done.sample(), *relay.end(), events);
+  }
+  return absl::OkStatus();
+}
+
+void Choices::EndRest(v1::FinishReason reason, std::vector<ChoiceEvent>* events) {
+  for (int i = 0; i < plan_->choices(); ++i) {
+    Choice& choice = choices_[static_cast<size_t>(i)];
+    if (choice.finished) continue;
+    TokenRelay::End end;
+    end.reason = reason;
+    if (choice.relay->end().has_value()) {
+      end = *choice.relay->end();
+    } else {
+      v1::Delta delta;
+      delta.set_text(choice.relay->Flush());
+      PushDelta(i, 0, std::move(delta), events);
+    }
+    Finish(i, std::move(end), events);
+  }
+}
+
+void Choices::PushDelta(int index, int32_t tokens, v1::Delta delta, std::vector<ChoiceEvent>* events) const {
+  if (delta.text().empty() && delta.token_ids().empty() && delta.logprobs().empty()) return;
+  ChoiceEvent event;
+  event.choice = index;
+  event.tokens = tokens;
+  delta.set_choice(index);
+  *event.event.mutable_delta() = std::move(delta);
+  events->push_back(std::move(event));
+}
+
+void Choices::Finish(int index, TokenRelay::End end, std::vector<ChoiceEvent>* events) {
+  Choice& choice = choices_[static_cast<size_t>(index)];
+  choice.finished = true;
+  choice.end = std::move(end);
+  ++finished_;
+  if (!plan_->wants_choices) return;
+  ChoiceEvent event;
+  event.choice = index;
+  // How much of the prompt was cached is not known yet: `finished` says it.
+  *event.event.mutable_choice_finished() = Summary(index, /*cached_tokens=*/0);
+  events->push_back(std::move(event));
+}
+
+bool Choices::all_ended() const {
+  return std::all_of(choices_.begin(), choices_.end(),
+                     [](const Choice& choice) { return choice.relay->end().has_value(); });
+}
+
+int32_t Choices::completion_tokens() const {
+  int32_t tokens = 0;
+  for (const Choice& choice : choices_) tokens += choice.relay->completion_tokens();
+  return tokens;
+}
+
+int32_t Choices::completion_tokens(int choice) const {
+  return choices_[static_cast<size_t>(choice)].relay->completion_tokens();
+}
+
+v1::ChoiceFinished Choices::Summary(int index, int32_t cached_tokens) const {
+  const Choice& choice = choices_[static_cast<size_t>(index)];
+  v1::ChoiceFinished summary;
+  summary.set_choice(index);
+  summary.set_seed(plan_->seed(index));
+  summary.set_reason(choice.end.reason);
+  if (choice.end.match.kind_case() != v1::StopMatch::KIND_NOT_SET) *summary.mutable_match() = choice.end.match;
+  const int32_t prompt_tokens = static_cast<int32_t>(plan_->prompt.size());
+  summary.mutable_usage()->set_prompt_tokens(prompt_tokens);
+  summary.mutable_usage()->set_completion_tokens(choice.relay->completion_tokens());
+  summary.mutable_usage()->set_total_tokens(prompt_tokens + choice.relay->completion_tokens());
+  summary.mutable_usage()->set_cached_prompt_tokens(cached_tokens);
+  summary.set_cumulative_logprob(choice.relay->cumulative_logprob());
+  return summary;
+}
+
+v1::FinishReason Choices::OverallReason() const {
+  v1::FinishReason overall = v1::FINISH_REASON_CANCELLED;
+  for (const Choice& choice : choices_) {
+    if (choice.end.reason == v1::FINISH_REASON_TIME_LIMIT) return choice.end.reason;
+    if (overall == v1::FINISH_REASON_CANCELLED || choice.end.reason == v1::FINISH_REASON_STOP) {
+      overall = choice.end.reason;
+    }
+  }
+  return overall;
+}
+
+}  // namespace baton

@@ -1,0 +1,81 @@
+// What workers say of a request's samples -> what its client is told of its choices. Each choice has a TokenRelay and
+// an end of its own; this puts them together and knows when the request is complete. Used under the session's lock.
+//
+//   Choices choices(&plan);
+//   BATON_RETURN_IF_ERROR(choices.AddFirst(first_token, &events));      // INTERNAL: the worker broke the contract
+//   BATON_RETURN_IF_ERROR(choices.AddProgress(progress, &events));
+//   ... send events; end the samples of choices.TakeUnwanted() at the worker ...
+//   if (choices.complete()) choices.EndRest(v1::FINISH_REASON_CANCELLED, &events);
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "baton/v1/inference.pb.h"
+#include "baton/worker/v1/worker.pb.h"
+#include "gateway/request_check.h"
+#include "gateway/token_relay.h"
+
+namespace baton {
+
+// An event for the client (a delta that holds nothing is none), and how many tokens came with it.
+struct ChoiceEvent {
+  v1::GenerateEvent event;
+  int32_t choice = 0;
+  int32_t tokens = 0;
+};
+
+class Choices {
+ public:
+  // `plan` must outlive it.
+  explicit Choices(const GenerationPlan* plan);
+
+  // First tokens of all choices.
+  absl::Status AddFirst(const worker::v1::FirstToken& first, std::vector<ChoiceEvent>* events);
+  absl::Status AddProgress(const worker::v1::Progress& progress, std::vector<ChoiceEvent>* events);
+  // Ends the choices that have not ended, for a reason of the gateway's own.
+  void EndRest(v1::FinishReason reason, std::vector<ChoiceEvent>* events);
+  // Samples that ended here and that their worker knows nothing of yet.
+  std::vector<int32_t> TakeUnwanted() { return std::exchange(unwanted_, {}); }
+
+  bool has_first() const { return choices_.front().relay->has_first(); }
+  // All have reached their end, whether or not their worker has said so.
+  bool all_ended() const;
+  // By the workers' own word.
+  bool ended_by_worker() const { return worker_ends_ == plan_->choices(); }
+  // Nothing more is wanted from the workers: enough choices have finished.
+  bool complete() const { return finished_ >= plan_->stop_after; }
+  // Sampled so far, stop tokens included, of all choices.
+  int32_t completion_tokens() const;
+  int32_t completion_tokens(int choice) const;
+  // What the client is told of each in the end. Once all have ended.
+  const TokenRelay::End& end(int choice) const { return choices_[static_cast<size_t>(choice)].end; }
+  v1::ChoiceFinished Summary(int choice, int32_t cached_tokens) const;
+  // For metrics: one that stopped by itself counts more than one that was cut off.
+  v1::FinishReason OverallReason() const;
+
+ private:
+  struct Choice {
+    std::unique_ptr<TokenRelay> relay;
+    bool finished = false;
+    // Once finished.
+    TokenRelay::End end;
+  };
+
+  // Checks a sample's number.
+  absl::Status Find(int32_t sample, Choice** choice);
+  void PushDelta(int index, int32_t tokens, v1::Delta delta, std::vector<ChoiceEvent>* events) const;
+  void Finish(int index, TokenRelay::End end, std::vector<ChoiceEvent>* events);
+
+  const GenerationPlan* const plan_;
+  std::vector<Choice> choices_;
+  // Samples whose end a worker has told.
+  int worker_ends_ = 0;
+  int finished_ = 0;
+  std::vector<int32_t> unwanted_;
+};
+
+}  // namespace baton
