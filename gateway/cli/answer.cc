@@ -11,18 +11,34 @@
 namespace baton::cli {
 namespace {
 
+void Append(const v1::Delta& delta, std::string* text, std::vector<v1::TokenLogprob>* logprobs) {
+  *text += delta.text();
+  logprobs->insert(logprobs->end(), delta.logprobs().begin(), delta.logprobs().end());
+}
+
 void Keep(const v1::GenerateEvent& event, Answer* answer) {
   switch (event.event_case()) {
     case v1::GenerateEvent::kStarted:
       answer->started = event.started();
+      answer->choices.resize(static_cast<size_t>(event.started().seeds_size()));
       break;
     case v1::GenerateEvent::kPromptLogprobs:
       answer->prompt_logprobs.assign(event.prompt_logprobs().tokens().begin(), event.prompt_logprobs().tokens().end());
       break;
-    case v1::GenerateEvent::kDelta:
-      answer->text += event.delta().text();
-      answer->logprobs.insert(answer->logprobs.end(), event.delta().logprobs().begin(), event.delta().logprobs().end());
+    case v1::GenerateEvent::kDelta: {
+      const v1::Delta& delta = event.delta();
+      const size_t choice = static_cast<size_t>(delta.choice());
+      if (choice < answer->choices.size()) {
+        Append(delta, &answer->choices[choice].text, &answer->choices[choice].logprobs);
+      }
+      if (choice == 0) Append(delta, &answer->text, &answer->logprobs);
       break;
+    }
+    case v1::GenerateEvent::kChoiceFinished: {
+      const size_t choice = static_cast<size_t>(event.choice_finished().choice());
+      if (choice < answer->choices.size()) answer->choices[choice].finished = event.choice_finished();
+      break;
+    }
     case v1::GenerateEvent::kFinished:
       answer->finished = event.finished();
       break;
@@ -31,8 +47,9 @@ void Keep(const v1::GenerateEvent& event, Answer* answer) {
   }
 }
 
-// What ended the answer; empty when the model did.
-std::string EndDescription(const v1::Finished& finished) {
+// What ended the answer, or a choice; empty when the model did.
+template <typename Finished>
+std::string EndDescription(const Finished& finished) {
   switch (finished.reason()) {
     case v1::FINISH_REASON_STOP:
       switch (finished.match().kind_case()) {
@@ -106,6 +123,19 @@ std::string Summary(const v1::Finished& finished) {
     absl::StrAppend(&text, ", ", FormatRate((usage.completion_tokens() - 1) / decoding), " tokens/s");
   }
   const std::string end = EndDescription(finished);
+  return end.empty() ? text : absl::StrCat(text, "; ", end);
+}
+
+std::string ChoiceTitle(const v1::ChoiceFinished& finished) {
+  const int32_t tokens = finished.usage().completion_tokens();
+  std::string text = absl::StrCat("choice ", finished.choice(), ", seed ", finished.seed(), ": ", tokens,
+                                  tokens == 1 ? " token" : " tokens");
+  if (tokens > 0) {
+    absl::StrAppendFormat(&text, ", log probability %.4g (%.3g a token)", finished.cumulative_logprob(),
+                          finished.cumulative_logprob() / tokens);
+  }
+  const std::string end = finished.reason() == v1::FINISH_REASON_CANCELLED ? "cut off: enough others had finished"
+                                                                           : EndDescription(finished);
   return end.empty() ? text : absl::StrCat(text, "; ", end);
 }
 

@@ -11,6 +11,13 @@
 
 namespace baton::cli {
 
+// One choice of several.
+struct AnswerChoice {
+  std::string text;
+  std::vector<v1::TokenLogprob> logprobs;
+  v1::ChoiceFinished finished;
+};
+
 struct Answer {
   v1::Started started;
   // Filled also when the call fails: what arrived until then.
@@ -18,6 +25,8 @@ struct Answer {
   std::vector<v1::TokenLogprob> logprobs;
   std::vector<v1::TokenLogprob> prompt_logprobs;
   v1::Finished finished;
+  // When the request has n: all of them; text and logprobs above are then those of choice 0.
+  std::vector<AnswerChoice> choices;
 };
 
 // `on_event` sees each event as it comes; a failure it returns cancels the call and becomes the result. A stream that
@@ -40,6 +49,9 @@ class TextPrinter {
 
 // "24 prompt + 9 output tokens, first after 12 ms, 210 tokens/s", and what ended the answer if not the model itself.
 std::string Summary(const v1::Finished& finished);
+
+// "choice 2, seed 7: 40 tokens, log probability -31.5 (-0.787 a token)", and what ended it if not the model itself.
+std::string ChoiceTitle(const v1::ChoiceFinished& finished);
 
 // One line a token: log probability, piece, and the alternatives if there are any.
 std::string LogprobLines(const std::vector<v1::TokenLogprob>& logprobs);

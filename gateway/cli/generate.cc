@@ -25,6 +25,8 @@ struct GenerateOptions {
   bool parse_special = false;
   bool stream = false;
   bool no_stream = false;
+  std::optional<int32_t> samples;
+  std::optional<int32_t> stop_after;
   RequestOptions request;
 };
 
@@ -43,6 +45,9 @@ absl::Status CheckSources(const GenerateOptions& options) {
   }
   if ((options.no_bos || options.parse_special) && !options.raw) {
     return absl::InvalidArgumentError("--no-bos and --parse-special need --raw: a chat prompt has its own format");
+  }
+  if (options.stop_after && !options.samples) {
+    return absl::InvalidArgumentError("--stop-after needs -n: it counts samples that have finished");
   }
   return absl::OkStatus();
 }
@@ -78,7 +83,8 @@ absl::Status PrintWhole(Session& session, const v1::GenerateRequest& request) {
 absl::Status PrintEvents(Session& session, const v1::GenerateRequest& request) {
   Answer answer;
   return StreamAnswer(
-      session, request, [&](const v1::GenerateEvent& event) { return session.terminal().Out(JsonLine(ToJson(event))); },
+      session, request,
+      [&](const v1::GenerateEvent& event) { return session.terminal().Out(JsonLine(ToJson(event, request.has_n()))); },
       &answer);
 }
 
@@ -103,16 +109,53 @@ absl::Status PrintText(Session& session, const v1::GenerateRequest& request, boo
   return absl::OkStatus();
 }
 
+// Each choice as a block, in the order in which they finish.
+absl::Status PrintChoices(Session& session, const v1::GenerateRequest& request) {
+  Terminal& terminal = session.terminal();
+  Answer answer;
+  const auto print = [&](const AnswerChoice& choice) -> absl::Status {
+    TextPrinter printer(terminal);
+    BATON_RETURN_IF_ERROR(terminal.Out(absl::StrCat("--- ", ChoiceTitle(choice.finished), "\n")));
+    BATON_RETURN_IF_ERROR(printer.Print(choice.text));
+    BATON_RETURN_IF_ERROR(printer.EndLine());
+    if (!request.output().logprobs()) return absl::OkStatus();
+    return terminal.Out(absl::StrCat("\n", LogprobLines(choice.logprobs)));
+  };
+  const absl::Status status = StreamAnswer(
+      session, request,
+      [&](const v1::GenerateEvent& event) {
+        const size_t choice = static_cast<size_t>(event.choice_finished().choice());
+        return event.has_choice_finished() && choice < answer.choices.size() ? print(answer.choices[choice])
+                                                                             : absl::OkStatus();
+      },
+      &answer);
+  BATON_RETURN_IF_ERROR(status);
+  if (!answer.prompt_logprobs.empty()) {
+    BATON_RETURN_IF_ERROR(terminal.Out(absl::StrCat("\nprompt:\n", LogprobLines(answer.prompt_logprobs))));
+  }
+  if (session.interactive()) {
+    v1::Finished whole = answer.finished;
+    // Each choice's end is in its title.
+    whole.set_reason(v1::FINISH_REASON_STOP);
+    whole.clear_match();
+    terminal.Note(terminal.PaintNote(Terminal::Style::kDim, Summary(whole)) + "\n");
+  }
+  return absl::OkStatus();
+}
+
 absl::Status Generate(const GenerateOptions& options, Session& session) {
   BATON_RETURN_IF_ERROR(CheckSources(options));
   v1::GenerateRequest request;
   BATON_RETURN_IF_ERROR(FillRequest(options.request, &request));
+  if (options.samples) request.set_n(*options.samples);
+  if (options.stop_after) request.set_stop_after(*options.stop_after);
   BATON_RETURN_IF_ERROR(FillPrompt(options, session, &request));
   BATON_ASSIGN_OR_RETURN(*request.mutable_model(), ChooseModel(session));
   if (session.options.json) {
     return options.stream ? PrintEvents(session, request) : PrintWhole(session, request);
   }
   request.mutable_output()->set_token_ids(false);
+  if (options.samples) return PrintChoices(session, request);
   return PrintText(session, request, !options.no_stream, request.output().logprobs());
 }
 
@@ -137,6 +180,15 @@ Command AddGenerate(CLI::App& app, Session& session) {
   command->add_flag("--stream", options->stream,
                     "With --json: one event a line as they come, not one object at the end");
   command->add_flag("--no-stream", options->no_stream, "Write the text when it is complete");
+  const std::string samples = "Samples";
+  command
+      ->add_option("-n,--samples", options->samples,
+                   "Draw N answers to the prompt, which is computed once; each has a seed of its own")
+      ->type_name("N")
+      ->group(samples);
+  command->add_option("--stop-after", options->stop_after, "With -n: when K answers have finished, cut off the others")
+      ->type_name("K")
+      ->group(samples);
   AddSamplingFlags(command, &options->request);
   AddStoppingFlags(command, &options->request);
   AddOutputFlags(command, &options->request);

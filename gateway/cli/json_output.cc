@@ -15,8 +15,9 @@ Json IdList(const google::protobuf::RepeatedField<int32_t>& ids) {
   return out;
 }
 
-// The fields that Finished adds to an answer or an event.
-void AddFinished(const v1::Finished& finished, Json* out) {
+// How an answer or a choice ended.
+template <typename Finished>
+void AddEnd(const Finished& finished, Json* out) {
   (*out)["finish_reason"] = FinishReasonName(finished.reason());
   switch (finished.match().kind_case()) {
     case v1::StopMatch::kEosTokenId:
@@ -32,6 +33,11 @@ void AddFinished(const v1::Finished& finished, Json* out) {
       break;
   }
   (*out)["usage"] = ToJson(finished.usage());
+}
+
+// The fields that Finished adds to an answer or an event.
+void AddFinished(const v1::Finished& finished, Json* out) {
+  AddEnd(finished, out);
   (*out)["timing"] = {{"queue_seconds", finished.timing().queue_seconds()},
                       {"time_to_first_token_seconds", finished.timing().time_to_first_token_seconds()},
                       {"total_seconds", finished.timing().total_seconds()}};
@@ -96,27 +102,53 @@ Json ToJson(const v1::GenerateResponse& response) {
   if (response.logprobs_size() > 0) out["logprobs"] = ToJson(response.logprobs());
   if (response.prompt_logprobs_size() > 0) out["prompt_logprobs"] = ToJson(response.prompt_logprobs());
   AddFinished(response.finished(), &out);
+  for (const v1::Choice& choice : response.choices()) {
+    Json entry = ToJson(choice.finished());
+    entry["text"] = choice.text();
+    entry["token_ids"] = IdList(choice.token_ids());
+    if (choice.logprobs_size() > 0) entry["logprobs"] = ToJson(choice.logprobs());
+    out["choices"].push_back(std::move(entry));
+  }
   return out;
 }
 
-Json ToJson(const v1::GenerateEvent& event) {
+Json ToJson(const v1::ChoiceFinished& finished) {
+  Json out = {{"choice", finished.choice()}, {"seed", absl::StrCat(finished.seed())}};
+  AddEnd(finished, &out);
+  out["cumulative_logprob"] = finished.cumulative_logprob();
+  return out;
+}
+
+Json ToJson(const v1::GenerateEvent& event, bool with_choices) {
   switch (event.event_case()) {
-    case v1::GenerateEvent::kStarted:
-      return {{"event", "started"},
-              {"request_id", event.started().request_id()},
-              {"model", event.started().model()},
-              {"seed", absl::StrCat(event.started().seed())},
-              {"prompt_tokens", event.started().prompt_tokens()}};
+    case v1::GenerateEvent::kStarted: {
+      Json out = {{"event", "started"},
+                  {"request_id", event.started().request_id()},
+                  {"model", event.started().model()},
+                  {"seed", absl::StrCat(event.started().seed())},
+                  {"prompt_tokens", event.started().prompt_tokens()}};
+      for (const uint64_t seed : event.started().seeds()) out["seeds"].push_back(absl::StrCat(seed));
+      return out;
+    }
     case v1::GenerateEvent::kPromptLogprobs:
       return {{"event", "prompt_logprobs"}, {"tokens", ToJson(event.prompt_logprobs().tokens())}};
     case v1::GenerateEvent::kDelta: {
-      Json out = {{"event", "delta"}, {"text", event.delta().text()}, {"token_ids", IdList(event.delta().token_ids())}};
+      Json out = {{"event", "delta"}};
+      if (with_choices) out["choice"] = event.delta().choice();
+      out["text"] = event.delta().text();
+      out["token_ids"] = IdList(event.delta().token_ids());
       if (event.delta().logprobs_size() > 0) out["logprobs"] = ToJson(event.delta().logprobs());
+      return out;
+    }
+    case v1::GenerateEvent::kChoiceFinished: {
+      Json out = {{"event", "choice_finished"}};
+      out.update(ToJson(event.choice_finished()));
       return out;
     }
     case v1::GenerateEvent::kFinished: {
       Json out = {{"event", "finished"}};
       AddFinished(event.finished(), &out);
+      for (const v1::ChoiceFinished& choice : event.finished().choices()) out["choices"].push_back(ToJson(choice));
       return out;
     }
     case v1::GenerateEvent::EVENT_NOT_SET:

@@ -25,10 +25,11 @@ Json ToJson(const google::protobuf::RepeatedPtrField<v1::TokenLogprob>& logprobs
 std::string FinishReasonName(v1::FinishReason reason);
 Json ToJson(const v1::Usage& usage);
 // Everything of an answer: request_id, model, seed, text, token_ids, logprobs, prompt_logprobs, finish_reason, match,
-// usage, timing.
+// usage, timing; choices when the request has n.
 Json ToJson(const v1::GenerateResponse& response);
-// {"event":"started"|"prompt_logprobs"|"delta"|"finished", ...}
-Json ToJson(const v1::GenerateEvent& event);
+Json ToJson(const v1::ChoiceFinished& finished);
+// {"event":"started"|"prompt_logprobs"|"delta"|"choice_finished"|"finished", ...}. `with_choices`: the request has n.
+Json ToJson(const v1::GenerateEvent& event, bool with_choices = false);
 Json ToJson(const v1::ContinuationScore& score);
 Json ToJson(const v1::ScoreResponse& response);
 Json ToJson(const v1::ModelCard& card);

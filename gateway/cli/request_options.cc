@@ -72,7 +72,7 @@ void AddSamplingFlags(CLI::App* command, RequestOptions* options) {
 
 void AddStoppingFlags(CLI::App* command, RequestOptions* options) {
   const std::string group = "Stopping";
-  command->add_option("-n,--max-new-tokens", options->max_new_tokens, "Longest answer in tokens (default 256)")
+  command->add_option("--max-new-tokens", options->max_new_tokens, "Longest answer in tokens (default 256)")
       ->type_name("N")
       ->group(group);
   command->add_option("--min-new-tokens", options->min_new_tokens, "Shortest answer in tokens")

@@ -38,6 +38,8 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
 
   // What it answers. Set before the call.
+  // When not empty: what GenerateStream sends, and nothing else.
+  std::vector<v1::GenerateEvent> script;
   std::vector<std::string> deltas = {"The capital", " of France", " is Paris."};
   absl::Status failure;
   // Streams: send the deltas, then wait until the call is cancelled.
@@ -112,6 +114,8 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
                               grpc::ServerWriter<v1::GenerateEvent>* writer) override {
     const grpc::Status status = Remember(*request);
     if (!status.ok()) return status;
+    for (const v1::GenerateEvent& scripted : script) writer->Write(scripted);
+    if (!script.empty()) return grpc::Status::OK;
     v1::GenerateEvent event;
     event.mutable_started()->set_request_id("req-1");
     event.mutable_started()->set_model("alpha");

@@ -46,6 +46,34 @@ TEST_F(GenerateTest, WritesTheTextAndNothingElse) {
                     R"(sampling { } stopping { } output { token_ids: false } )");
 }
 
+TEST_F(GenerateTest, ShowsSamplesAsBlocksInTheOrderTheyFinish) {
+  const auto add = [this](const char* text) {
+    v1::GenerateEvent event;
+    ASSERT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &event));
+    gateway_.script.push_back(event);
+  };
+  add("started { seed: 7 seeds: 7 seeds: 8 }");
+  add("delta { choice: 0 text: 'one ' }");
+  add("delta { choice: 1 text: 'two' }");
+  add("choice_finished { choice: 1 seed: 8 reason: FINISH_REASON_STOP usage { completion_tokens: 4 } "
+      "cumulative_logprob: -2 }");
+  add("delta { choice: 0 text: 'half' }");
+  add("choice_finished { choice: 0 seed: 7 reason: FINISH_REASON_CANCELLED usage { completion_tokens: 1 } "
+      "cumulative_logprob: -0.5 }");
+  add("finished { reason: FINISH_REASON_CANCELLED }");
+  const CliResult result = Run({"-n", "2", "--stop-after", "1", "x"});
+  EXPECT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(result.out,
+            "--- choice 1, seed 8: 4 tokens, log probability -2 (-0.5 a token)\n"
+            "two\n"
+            "--- choice 0, seed 7: 1 token, log probability -0.5 (-0.5 a token); cut off: enough others had finished\n"
+            "one half\n");
+  EXPECT_THAT(Sent(), HasSubstr("n: 2 stop_after: 1"));
+  const CliResult lone = Run({"--stop-after", "1", "x"});
+  EXPECT_NE(lone.code, 0);
+  EXPECT_THAT(lone.err, HasSubstr("--stop-after needs -n"));
+}
+
 TEST_F(GenerateTest, EndsTheLineOnlyWhenNeeded) {
   gateway_.deltas = {"a\n", "b\n"};
   EXPECT_EQ(Run({"x"}).out, "a\nb\n");

@@ -41,5 +41,29 @@ TEST(JsonOutput, SaysWhatEndedTheAnswer) {
   EXPECT_FALSE(ToJson(event).contains("match"));
 }
 
+TEST(JsonOutput, ChoicesAppearWhenTheRequestHasThem) {
+  v1::GenerateEvent event;
+  event.mutable_delta()->set_choice(2);
+  EXPECT_FALSE(ToJson(event).contains("choice"));
+  EXPECT_EQ(ToJson(event, /*with_choices=*/true)["choice"], 2);
+  event.mutable_choice_finished()->set_choice(2);
+  event.mutable_choice_finished()->set_seed(18446744073709551615u);
+  event.mutable_choice_finished()->set_reason(v1::FINISH_REASON_CANCELLED);
+  event.mutable_choice_finished()->set_cumulative_logprob(-1.5);
+  const Json end = ToJson(event, true);
+  EXPECT_EQ(end["event"], "choice_finished");
+  EXPECT_EQ(end["choice"], 2);
+  EXPECT_EQ(end["seed"], "18446744073709551615");
+  EXPECT_EQ(end["finish_reason"], "cancelled");
+  EXPECT_EQ(end["cumulative_logprob"], -1.5);
+
+  v1::GenerateResponse response;
+  EXPECT_FALSE(ToJson(response).contains("choices"));
+  response.add_choices()->set_text("a");
+  response.add_choices()->mutable_finished()->set_choice(1);
+  EXPECT_EQ(ToJson(response)["choices"][0]["text"], "a");
+  EXPECT_EQ(ToJson(response)["choices"][1]["choice"], 1);
+}
+
 }  // namespace
 }  // namespace baton::cli

@@ -129,8 +129,8 @@ def test_generate_prompts(shell, tmp_path):
 
 
 def test_seed_gives_the_same_answer(shell):
-    first = shell.json("generate", "-m", GEMMA, "-t", 2, "-n", 20, "Tell me anything.")
-    again = ["generate", "-m", GEMMA, "-t", 2, "-n", 20, "Tell me anything.", "--seed"]
+    first = shell.json("generate", "-m", GEMMA, "-t", 2, "--max-new-tokens", 20, "Tell me anything.")
+    again = ["generate", "-m", GEMMA, "-t", 2, "--max-new-tokens", 20, "Tell me anything.", "--seed"]
     assert shell.json(*again, first["seed"])["token_ids"] == first["token_ids"]
 
 
@@ -140,7 +140,7 @@ def test_stops_and_limits(shell):
     assert shell.out(*count, "--stop", ", 6", "--include-stop") == "3, 4, 5, 6\n"
     limited = shell.json(*count, "--max-new-tokens", 1)
     assert (limited["text"], limited["finish_reason"]) == ("3", "length")
-    endless = shell.json("generate", "-m", GEMMA, "-t0", "--ignore-eos", "-n", 2000, "--time-limit", 0.3, QUESTION)
+    endless = shell.json("generate", "-m", GEMMA, "-t0", "--ignore-eos", "--max-new-tokens", 2000, "--time-limit", 0.3, QUESTION)
     assert endless["finish_reason"] == "time_limit"
 
 
@@ -161,7 +161,7 @@ def test_a_script_must_name_its_model(shell):
 
 
 def test_chat(shell):
-    terminal = OnTerminal(shell, "chat", "-m", RECURRENT, "-t0", "-n", "2000")
+    terminal = OnTerminal(shell, "chat", "-m", RECURRENT, "-t0", "--max-new-tokens", "2000")
     terminal.wait_for("> ")
     terminal.type(QUESTION + "\n")
     terminal.wait_for(ANSWER)
@@ -189,7 +189,7 @@ def test_chat_from_a_script(shell):
 
 
 def test_ctrl_c_stops_the_work(shell):
-    terminal = OnTerminal(shell, "generate", "-m", GEMMA, "-t0", "--ignore-eos", "-n", "4000", "--raw", "In the")
+    terminal = OnTerminal(shell, "generate", "-m", GEMMA, "-t0", "--ignore-eos", "--max-new-tokens", "4000", "--raw", "In the")
     terminal.wait_for("\n")
     terminal.type("\x03")
     assert terminal.exit_code() == 130
@@ -197,7 +197,7 @@ def test_ctrl_c_stops_the_work(shell):
 
 
 def test_a_reader_that_has_enough(shell):
-    endless = f"'{BIN_DIR}/baton' generate -m {GEMMA} -t0 --ignore-eos -n 4000 --raw 'In the'"
+    endless = f"'{BIN_DIR}/baton' generate -m {GEMMA} -t0 --ignore-eos --max-new-tokens 4000 --raw 'In the'"
     result = subprocess.run(["bash", "-c", f"{endless} | head -c 5; code=${{PIPESTATUS[0]}}; echo; echo $code"],
                             capture_output=True, text=True, env=shell.environment, timeout=60)
     assert result.stdout.splitlines()[-1] == "141"
@@ -286,7 +286,7 @@ def test_failures_and_their_exit_codes(shell):
     result = shell.run("generate", "-m", GEMMA, "--top-p", 3, "--temperature", -1, QUESTION)
     assert result.returncode == 2
     assert "sampling.top_p" in result.stderr and "sampling.temperature" in result.stderr
-    result = shell.run("generate", "-m", GEMMA, "-t0", "--ignore-eos", "-n", 4000, "--timeout", 0.3, QUESTION)
+    result = shell.run("generate", "-m", GEMMA, "-t0", "--ignore-eos", "--max-new-tokens", 4000, "--timeout", 0.3, QUESTION)
     assert result.returncode == 5
     result = shell.run("generate", "-m", GEMMA, "--raw", "--json", stdin="long " * 20000)
     assert result.returncode == 2
@@ -297,7 +297,7 @@ def test_failures_and_their_exit_codes(shell):
 def test_overload(launch):
     shell = Shell(launch(decode_flags=["--inject-step-delay-ms", "5"],
                          gateway_flags=["--max-running", "1", "--max-queue", "0"]))
-    busy = shell.start("generate", "-t0", "--ignore-eos", "-n", 4000, "--raw", "In the")
+    busy = shell.start("generate", "-t0", "--ignore-eos", "--max-new-tokens", 4000, "--raw", "In the")
     wait_until(lambda: shell.fleet.gateway.value("baton_requests_running") == 1, "a request runs")
     result = shell.run("generate", QUESTION)
     assert result.returncode == 4
@@ -310,7 +310,7 @@ def test_overload(launch):
 
 def test_the_gateway_dies_in_the_middle(launch_for_test):
     shell = Shell(launch_for_test(decode_flags=["--inject-step-delay-ms", "5"]))
-    asking = shell.start("generate", "-t0", "--ignore-eos", "-n", 4000, "--raw", "In the")
+    asking = shell.start("generate", "-t0", "--ignore-eos", "--max-new-tokens", 4000, "--raw", "In the")
     wait_until(lambda: shell.fleet.gateway.value("baton_streamed_tokens_total") > 0, "the first token is out")
     shell.fleet.gateway.kill()
     assert asking.wait(60) == 3
