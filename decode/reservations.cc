@@ -1,7 +1,5 @@
 #include "decode/reservations.h"
 
-#include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,48 +14,18 @@ namespace {
 // Sequences end all the time; a second is many decode steps.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
-int64_t TotalBytes(const std::vector<SequenceState>& states) {
-  int64_t bytes = 0;
-  for (const SequenceState& state : states) bytes += state.bytes();
-  return bytes;
-}
-
-void CopyState(const SequenceState& from, SequenceState& to) {
-  const StateLayout& layout = from.layout();
-  for (int layer = 0; layer < static_cast<int>(layout.layers.size()); ++layer) {
-    const LayerStateSpec& spec = layout.layers[static_cast<size_t>(layer)];
-    if (spec.kind == LayerStateSpec::Kind::kRecurrent) {
-      std::copy(from.RgLruState(layer).begin(), from.RgLruState(layer).end(), to.RgLruState(layer).begin());
-      std::copy(from.ConvState(layer).begin(), from.ConvState(layer).end(), to.ConvState(layer).begin());
-      continue;
-    }
-    const size_t row_bytes = static_cast<size_t>(spec.head_dim * ElementBytes(layout.element));
-    const int64_t first = from.FirstNeededPosition(layer, from.position());
-    for (int head = 0; head < spec.kv_heads; ++head) {
-      from.ForEachKvSpan(layer, head, first, from.position(), [&](const KvSpan& span) {
-        for (int64_t i = 0; i < span.count; ++i) {
-          const size_t offset = static_cast<size_t>(i) * row_bytes;
-          std::memcpy(to.MutableKeyRow(layer, head, span.first_position + i), span.keys + offset, row_bytes);
-          std::memcpy(to.MutableValueRow(layer, head, span.first_position + i), span.values + offset, row_bytes);
-        }
-      });
-    }
-  }
-  to.SetPosition(from.position());
-}
-
 absl::Status EndedError() { return absl::NotFoundError("the reservation has ended"); }
 
 }  // namespace
 
-Reservation::Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call,
-                         std::vector<SequenceState> states, DecodeMetrics* metrics)
+Reservation::Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call, Room room,
+                         DecodeMetrics* metrics)
     : id_(id),
       generation_(generation),
-      bytes_(TotalBytes(states)),
+      bytes_(room.state.bytes() + room.forks.bytes()),
       call_(std::move(call)),
       metrics_(metrics),
-      states_(std::move(states)) {}
+      room_(std::move(room)) {}
 
 absl::Status Reservation::Claim(const Fingerprint& fingerprint, std::function<void()> on_ended) {
   absl::MutexLock lock(&mutex_);
@@ -67,7 +35,7 @@ absl::Status Reservation::Claim(const Fingerprint& fingerprint, std::function<vo
   if (phase_ != Phase::kWaiting) return EndedError();
   phase_ = Phase::kReceiving;
   on_ended_ = std::move(on_ended);
-  reader_.emplace(fingerprint, &states_.front());
+  reader_.emplace(fingerprint, &room_->state);
   return absl::OkStatus();
 }
 
@@ -99,21 +67,15 @@ const CommitRecord* Reservation::commit() const {
 
 int64_t Reservation::bytes_received() const { return reader_.has_value() ? reader_->bytes_received() : 0; }
 
-absl::StatusOr<std::vector<SequenceState>> Reservation::Take(int samples) {
-  std::vector<SequenceState> states;
-  {
-    absl::MutexLock lock(&mutex_);
-    if (phase_ != Phase::kReceiving) return EndedError();
-    BATON_CHECK(!feeding_ && reader_->committed());
-    phase_ = Phase::kTaken;
-    on_ended_ = nullptr;
-    states = std::move(states_);
-    states_.clear();
-  }
-  states.erase(states.begin() + samples, states.end());
-  for (int i = 1; i < samples; ++i) CopyState(states.front(), states[static_cast<size_t>(i)]);
-  metrics_->UpdateStateBytes();
-  return states;
+absl::StatusOr<Room> Reservation::Take() {
+  absl::MutexLock lock(&mutex_);
+  if (phase_ != Phase::kReceiving) return EndedError();
+  BATON_CHECK(!feeding_ && reader_->committed());
+  phase_ = Phase::kTaken;
+  on_ended_ = nullptr;
+  Room room = *std::move(room_);
+  room_.reset();
+  return room;
 }
 
 void Reservation::End() {
@@ -130,7 +92,7 @@ void Reservation::End() {
 }
 
 void Reservation::FreeState() {
-  states_.clear();
+  room_.reset();
   metrics_->UpdateStateBytes();
 }
 
@@ -139,22 +101,26 @@ Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayou
     : boot_id_(std::move(boot_id)), layout_(std::move(layout)), budget_(budget), metrics_(metrics), load_(load) {}
 
 absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_ptr<DecodeCall> call) {
-  const int64_t tokens = call->request().total_tokens();
-  const int samples = call->request().samples();
+  const SequenceRequest& request = call->request();
+  const int64_t tokens = request.total_tokens();
   const int64_t bytes = layout_->BytesFor(tokens);
-  if (bytes > budget_->total() / samples) {
-    const std::string copies = samples > 1 ? absl::StrCat(", for each of ", samples, " samples") : "";
+  const int64_t fork_bytes =
+      layout_->ForkBytes(static_cast<int64_t>(request.tokens.size()), tokens, request.samples() - 1);
+  if (bytes > budget_->total() || fork_bytes > budget_->total() - bytes) {
+    const std::string forks = request.samples() > 1 ? absl::StrCat(", ", request.samples(), " samples of it ",
+                                                                   FormatBytes(fork_bytes), " more")
+                                                    : "";
     return WithReason(
-        BadRequestError({{"tokens", absl::StrCat("the state of ", tokens, " tokens takes ", FormatBytes(bytes), copies,
+        BadRequestError({{"tokens", absl::StrCat("the state of ", tokens, " tokens takes ", FormatBytes(bytes), forks,
                                                  "; this worker has ", FormatBytes(budget_->total()), " in all")}}),
         "PROMPT_TOO_LONG");
   }
-  absl::StatusOr<std::vector<SequenceState>> states = CreateStates(tokens, samples);
+  absl::StatusOr<Room> room = ReserveRoom(tokens, fork_bytes);
   metrics_->UpdateStateBytes();
-  if (absl::IsResourceExhausted(states.status())) {
-    return WithRetryAfter(states.status(), kRetryDelay, "DECODE_MEMORY_FULL");
+  if (absl::IsResourceExhausted(room.status())) {
+    return WithRetryAfter(room.status(), kRetryDelay, "DECODE_MEMORY_FULL");
   }
-  if (!states.ok()) return states.status();
+  if (!room.ok()) return room.status();
 
   absl::MutexLock lock(&mutex_);
   if (free_ids_.empty()) {
@@ -165,18 +131,16 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
   free_ids_.pop_back();
   Slot& slot = slots_[id - 1];
   ++slot.generation;
-  slot.reservation = std::make_shared<Reservation>(id, slot.generation, std::move(call), *std::move(states), metrics_);
+  slot.reservation = std::make_shared<Reservation>(id, slot.generation, std::move(call), *std::move(room), metrics_);
   ReportWaiting();
   return slot.reservation;
 }
 
-absl::StatusOr<std::vector<SequenceState>> Reservations::CreateStates(int64_t tokens, int samples) {
-  std::vector<SequenceState> states;
-  for (int i = 0; i < samples; ++i) {
-    BATON_ASSIGN_OR_RETURN(SequenceState state, SequenceState::Create(layout_, *budget_, tokens));
-    states.push_back(std::move(state));
-  }
-  return states;
+absl::StatusOr<Room> Reservations::ReserveRoom(int64_t tokens, int64_t fork_bytes) {
+  absl::MutexLock lock(&budget_mutex_);
+  BATON_ASSIGN_OR_RETURN(SequenceState state, SequenceState::Create(layout_, *budget_, tokens));
+  BATON_ASSIGN_OR_RETURN(MemoryReservation forks, budget_->Reserve(fork_bytes));
+  return Room{std::move(state), std::move(forks)};
 }
 
 absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Find(absl::string_view boot_id, uint64_t id,
@@ -194,8 +158,19 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Find(absl::string_vie
 }
 
 absl::StatusOr<std::vector<SequenceState>> Reservations::Take(Reservation& reservation, int samples) {
-  BATON_ASSIGN_OR_RETURN(std::vector<SequenceState> states, reservation.Take(samples));
+  BATON_ASSIGN_OR_RETURN(Room room, reservation.Take());
   Remove(reservation);
+  std::vector<SequenceState> states;
+  states.push_back(std::move(room.state));
+  {
+    absl::MutexLock lock(&budget_mutex_);
+    room.forks = MemoryReservation();
+    for (int i = 1; i < samples; ++i) {
+      BATON_ASSIGN_OR_RETURN(SequenceState fork, states[0].Fork(*budget_, states[0].max_tokens()));
+      states.push_back(std::move(fork));
+    }
+  }
+  metrics_->UpdateStateBytes();
   return states;
 }
 

@@ -36,11 +36,15 @@
 
 namespace baton {
 
+// A state that is to be received, and bytes for what its forks will own.
+struct Room {
+  SequenceState state;
+  MemoryReservation forks;
+};
+
 class Reservation {
  public:
-  // `states`: one for each sample.
-  Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call, std::vector<SequenceState> states,
-              DecodeMetrics* metrics);
+  Reservation(uint64_t id, uint64_t generation, std::shared_ptr<DecodeCall> call, Room room, DecodeMetrics* metrics);
   Reservation(const Reservation&) = delete;
 
   uint64_t id() const { return id_; }
@@ -66,7 +70,7 @@ class Reservation {
   friend class Reservations;
   enum class Phase { kWaiting, kReceiving, kTaken, kEnded };
 
-  absl::StatusOr<std::vector<SequenceState>> Take(int samples);
+  absl::StatusOr<Room> Take();
   void End();
   void FreeState() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -81,8 +85,8 @@ class Reservation {
   // A Feed is under way: it alone touches state_ and reader_, without the lock.
   bool feeding_ ABSL_GUARDED_BY(mutex_) = false;
   std::function<void()> on_ended_ ABSL_GUARDED_BY(mutex_);
-  // The first is received, the others are made from it. Whoever owns the state by the rules above; empty once freed.
-  std::vector<SequenceState> states_;
+  // Whoever owns the state by the rules above. Absent once taken or freed.
+  absl::optional<Room> room_;
   absl::optional<StateReader> reader_;
 };
 
@@ -99,8 +103,10 @@ class Reservations {
   absl::StatusOr<std::shared_ptr<Reservation>> Create(std::shared_ptr<DecodeCall> call);
   // NOT_FOUND unless exactly this one is waiting for its state.
   absl::StatusOr<std::shared_ptr<Reservation>> Find(absl::string_view boot_id, uint64_t id, uint64_t generation) const;
-  // The verified state of a reservation that has a commit, once for each of `samples` samples; the memory of further
-  // ones is freed. NOT_FOUND when it ended meanwhile.
+  // The verified state of a reservation that has a commit, and forks of it: one for each of `samples` samples. The
+  // memory of samples that do not go on is freed.
+  //   NOT_FOUND           it ended meanwhile
+  //   RESOURCE_EXHAUSTED  the system refuses memory that it had promised
   absl::StatusOr<std::vector<SequenceState>> Take(Reservation& reservation, int samples);
   // The Run call is over. Does nothing when the state was taken.
   void End(Reservation& reservation);
@@ -112,7 +118,7 @@ class Reservations {
     uint64_t generation = 0;
     std::shared_ptr<Reservation> reservation;
   };
-  absl::StatusOr<std::vector<SequenceState>> CreateStates(int64_t tokens, int samples);
+  absl::StatusOr<Room> ReserveRoom(int64_t tokens, int64_t fork_bytes);
   void Remove(const Reservation& reservation);
   void ReportWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -121,6 +127,9 @@ class Reservations {
   MemoryBudget* const budget_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;
+
+  // Held from giving back what was reserved for forks until the forks have it, and by whoever else takes memory.
+  absl::Mutex budget_mutex_;
 
   mutable absl::Mutex mutex_;
   // Id i is slots_[i - 1].

@@ -210,6 +210,7 @@ absl::Status StateReceiver::StartDecoding(const CommitRecord& commit) {
       context_->reservations->Take(*reservation_, static_cast<int>(tokens.size() - ended));
   if (!states.ok()) {
     context_->metrics->handoff_cancelled.Increment();
+    reservation_->call().Finish(DecodeOutcome::kFailed, states.status());
     return states.status();
   }
   reservation_->call().StateReceived(reservation_->bytes_received());

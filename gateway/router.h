@@ -45,7 +45,7 @@ struct Demand {
   std::shared_ptr<const std::vector<uint64_t>> prefixes;
   // Tokens of state to reserve at a decode worker; 0: none is needed.
   int64_t state_tokens = 0;
-  // Samples of the prompt, each with a state of its own.
+  // Samples of the prompt, which share its pages.
   int samples = 1;
 };
 
@@ -147,7 +147,7 @@ class Router : public FleetObserver {
 
 // State bytes of a sequence of `tokens` tokens on a worker. Saturates.
 int64_t StateBytesFor(const worker::v1::StateBytes& bytes, int64_t tokens);
-// Of all samples of a request.
+// Of all samples of a request; a little more than they take.
 int64_t StateBytesFor(const worker::v1::StateBytes& bytes, const Demand& demand);
 
 }  // namespace baton

@@ -101,6 +101,7 @@ StateBytes MakeStateBytes(const StateLayout& layout) {
   }
   StateBytes out;
   out.set_fixed(fixed);
+  out.set_page_tokens(layout.page_tokens);
   for (const auto& [limit, per_token] : per_token_by_limit) {
     StateBytes::Growth* growth = out.add_growth();
     growth->set_per_token(per_token);

@@ -74,4 +74,25 @@ int64_t StateLayout::BytesFor(int64_t max_tokens) const {
   return bytes;
 }
 
+int64_t StateLayout::ForkBytes(int64_t position, int64_t max_tokens, int forks) const {
+  BATON_CHECK(position >= 1 && position <= max_tokens);
+  if (forks == 0) return 0;
+  int64_t own = 0;     // of each fork
+  int64_t shared = 0;  // once
+  for (const LayerStateSpec& layer : layers) {
+    if (layer.kind == LayerStateSpec::Kind::kRecurrent) {
+      own = Add(own, RecurrentBytes(layer));
+      continue;
+    }
+    const int64_t first_own = position / page_tokens;
+    const int64_t pages = KvPages(layer, max_tokens);
+    const int64_t own_pages = std::min(pages, (max_tokens - 1) / page_tokens + 1 - first_own);
+    own = Add(own, Multiply(own_pages, PageBytes(layer)));
+    // The pages that become shared do not come back, though the state may yet need as many of its own.
+    const int64_t held = (position - 1) / page_tokens - FirstNeededPosition(layer, position) / page_tokens + 1;
+    shared = Add(shared, Multiply(std::max<int64_t>(0, own_pages - (pages - held)), PageBytes(layer)));
+  }
+  return Add(shared, Multiply(own, forks));
+}
+
 }  // namespace baton

@@ -61,6 +61,9 @@ struct StateLayout {
   int64_t LayerBytes(const LayerStateSpec& layer, int64_t max_tokens) const;
   // Bytes of the whole state: what SequenceState::Create reserves.
   int64_t BytesFor(int64_t max_tokens) const;
+  // What `forks` forks of one state at `position`, each of at most max_tokens, need beyond its BytesFor(max_tokens):
+  // their own pages and vectors, and what the state will not get back of those it shares.
+  int64_t ForkBytes(int64_t position, int64_t max_tokens, int forks) const;
 };
 
 }  // namespace baton

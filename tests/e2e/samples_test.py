@@ -155,6 +155,26 @@ def test_dropping_the_stream_ends_all(launch_for_test):
     fleet.wait_idle()
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_64_samples_hold_little_more_than_one(launch_for_test, model):
+    fleet = launch_for_test(models=[model], decode_flags=["--inject-step-delay-ms", "5"])
+    decode = fleet.decodes[0]
+
+    def held_by(n):
+        stream = fleet.stream(with_n(long_request(1500, 40, model), n))
+        next_delta(stream)
+        held = decode.value("baton_state_bytes_used")
+        while held == 0 or decode.value("baton_requests_waiting") > 0:
+            held = decode.value("baton_state_bytes_used")
+        for _ in stream:
+            pass
+        fleet.wait_idle()
+        return held
+
+    one, many = held_by(1), held_by(64)
+    assert one < many < 64 * one / 6, (one, many)
+
+
 def test_bad_counts_are_named(fleet):
     for fields, field in [(dict(n=0), "n"), (dict(n=129), "n"), (dict(n=4, stop_after=5), "stop_after"),
                           (dict(stop_after=2), "stop_after")]:

@@ -184,6 +184,26 @@ TEST_F(RouterTest, ARestartForgetsOldClaims) {
   EXPECT_TRUE(absl::IsUnavailable(router_.Place(For(10, 100)).status()));
 }
 
+TEST(StateBytesForTest, SamplesShareThePromptsPages) {
+  worker::v1::StateBytes bytes;
+  bytes.set_fixed(7);
+  bytes.set_page_tokens(10);
+  bytes.add_growth()->set_per_token(1);
+  auto* window = bytes.add_growth();
+  window->set_per_token(100);
+  window->set_limit(20);
+  Demand demand;
+  demand.prompt_tokens = 995;
+  demand.state_tokens = 1000;
+  EXPECT_EQ(StateBytesFor(bytes, demand), 7 + 1000 + 2000);
+  // From the 990th token on, to the end of the page after the last.
+  demand.samples = 64;
+  EXPECT_EQ(StateBytesFor(bytes, demand), 7 + 1000 + 2000 + (10 + 2000) + 63 * (7 + 20 + 2000));
+  demand.samples = 128;
+  demand.state_tokens = std::numeric_limits<int64_t>::max() / 2;
+  EXPECT_GT(StateBytesFor(bytes, demand), 0) << "no overflow";
+}
+
 TEST(StateBytesForTest, GrowsUpToTheWindow) {
   worker::v1::StateBytes bytes;
   bytes.set_fixed(7);

@@ -190,6 +190,7 @@ TEST(WorkerInfoTest, DescribesTheModel) {
       for (const LayerStateSpec& layer : layout->layers) {
         if (layer.kind != LayerStateSpec::Kind::kRecurrent) page_bytes += layout->PageBytes(layer);
       }
+      EXPECT_EQ(info.state_bytes().page_tokens(), layout->page_tokens);
       // Blocks begin at cache lines.
       const int64_t slack = page_bytes + 64 * static_cast<int64_t>(layout->layers.size());
       for (const int64_t tokens : {1, 63, 64, 65, 100, 575, 576, 577, 777}) {
