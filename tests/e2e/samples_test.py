@@ -155,13 +155,13 @@ def test_dropping_the_stream_ends_all(launch_for_test):
     fleet.wait_idle()
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_64_samples_hold_little_more_than_one(launch_for_test, model):
-    fleet = launch_for_test(models=[model], decode_flags=["--inject-step-delay-ms", "5"])
+# Not of the tiny recurrent model: its window is hardly longer than a page, so there is nothing to share.
+def test_64_samples_hold_far_less_than_64_requests(launch_for_test):
+    fleet = launch_for_test(decode_flags=["--inject-step-delay-ms", "5"])
     decode = fleet.decodes[0]
 
     def held_by(n):
-        stream = fleet.stream(with_n(long_request(1500, 40, model), n))
+        stream = fleet.stream(with_n(long_request(1500, 40), n))
         next_delta(stream)
         held = decode.value("baton_state_bytes_used")
         while held == 0 or decode.value("baton_requests_waiting") > 0:
