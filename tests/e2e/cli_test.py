@@ -123,7 +123,7 @@ def test_generate_prompts(shell, tmp_path):
     messages.write_text(json.dumps([{"role": "user", "content": QUESTION}]))
     assert shell.out("generate", "-m", GEMMA, "-t0", "--messages", messages) == ANSWER + "\n"
     prompt = f"<start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n"
-    raw = ["generate", "-m", GEMMA, "-t0", "-n20", "--raw", prompt]
+    raw = ["generate", "-m", GEMMA, "-t0", "--max-new-tokens=20", "--raw", prompt]
     assert shell.out(*raw, "--parse-special") == ANSWER + "\n"
     assert shell.out(*raw) != ANSWER + "\n"
 
