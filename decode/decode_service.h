@@ -42,9 +42,8 @@ struct DecodeServiceOptions {
 inline constexpr int kDecodeRunTokens = 1;
 
 // Receive's messages are taken as the network delivers them: see StateMessage.
-using DecodeServiceBase =
-    worker::v1::Decode::WithCallbackMethod_Run<worker::v1::Decode::WithCallbackMethod_EndSamples<
-        worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>;
+using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<worker::v1::Decode::WithCallbackMethod_EndSamples<
+    worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>;
 
 class DecodeService final : public DecodeServiceBase {
  public:

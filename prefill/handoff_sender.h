@@ -2,9 +2,9 @@
 // of pieces in front, so that the engine thread never waits for the network. Tests:
 // tests/prefill/handoff_sender_test.cc.
 //
-// The engine names pieces of the state as they become final (StateCutter), and at the end the first tokens; gRPC threads
-// serialize and write them, message by message, as the receiver and the pair's credit allow. Pieces reference the
-// state's own memory: a queue of them costs nothing, and the state lives until the last one is on its way.
+// The engine names pieces of the state as they become final (StateCutter), and at the end the first tokens; gRPC
+// threads serialize and write them, message by message, as the receiver and the pair's credit allow. Pieces reference
+// the state's own memory: a queue of them costs nothing, and the state lives until the last one is on its way.
 //
 //   auto sender = HandoffSender::Start(peer, handoff, state, options, wake_engine);
 //   sender->Send(std::move(pieces));            // any number of times

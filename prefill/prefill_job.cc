@@ -76,8 +76,7 @@ void PrefillJob::StartHandoff() {
   sender_ = HandoffSender::Start(context_->peers.Get(prompt.handoff->endpoint(), started_at_), *prompt.handoff,
                                  {context_->model->fingerprint(), context_->layout, prompt.tokens(), state_,
                                   static_cast<size_t>(prompt.request.samples())},
-                                 options,
-                                 context_->wake);
+                                 options, context_->wake);
   cutter_.emplace(*context_->layout, prompt.tokens());
   // What the state had to begin with.
   std::vector<StatePiece> pieces;

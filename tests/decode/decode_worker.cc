@@ -96,7 +96,7 @@ DecodeRequest MakeRequest(const Model& model, const std::vector<int32_t>& prompt
 }
 
 Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& proto,
-                         absl::optional<int32_t> handed_over) {
+                         const std::vector<FirstTokenRecord>& handed_over) {
   Model& model = LoopModel(model_name);
   RequestLimits limits;
   limits.fingerprint = model.fingerprint();
@@ -110,7 +110,8 @@ Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& pro
   const std::shared_ptr<const StateLayout> layout = model.MakeStateLayout(kPrefillChunk);
   SequenceState state = SequenceState::Create(layout, budget, request.total_tokens()).value();
   const int64_t prompt_tokens = static_cast<int64_t>(request.tokens.size());
-  StateWriter writer(model.fingerprint(), *layout, prompt_tokens);
+  StateWriter writer(model.fingerprint(), *layout, prompt_tokens, KvEncoding::kExact,
+                     std::max<size_t>(1, handed_over.size()));
   std::string wire;
   writer.AppendHeader(&wire);
   std::vector<float> logits(static_cast<size_t>(limits.vocab_size));
@@ -135,7 +136,11 @@ Expectation RunPlainLoop(const std::string& model_name, const DecodeRequest& pro
   };
   out.first_token = sample();
   BATON_CHECK(!request.IsStop(out.first_token));
-  writer.AppendCommit(MakeFirstTokenRecord(handed_over.value_or(out.first_token)), &wire);
+  if (handed_over.empty()) {
+    writer.AppendCommit(MakeFirstTokenRecord(out.first_token), &wire);
+  } else {
+    writer.AppendCommit(handed_over, &wire);
+  }
   for (absl::string_view rest = wire; !rest.empty();) {
     const size_t size = WholeStateFrames(rest, kMessageBytes);
     out.messages.emplace_back(rest.substr(0, size));

@@ -19,6 +19,7 @@
 #include "common/rpc/server.h"
 #include "common/rpc/worker_service.h"
 #include "common/state/memory_budget.h"
+#include "common/state/state_codec.h"
 #include "decode/decode_service.h"
 
 namespace baton {
@@ -44,9 +45,9 @@ struct Expectation {
   // The wire format in messages of a few KiB; the last one ends with the commit.
   std::vector<std::string> messages;
 };
-// `handed_over`: the first token that the commit is made to say, if not the right one.
+// `handed_over`: the first tokens that the commit is made to say, if not the right one.
 Expectation RunPlainLoop(const std::string& model_name, const worker::v1::DecodeRequest& request,
-                         absl::optional<int32_t> handed_over = absl::nullopt);
+                         const std::vector<FirstTokenRecord>& handed_over = {});
 
 // The gateway's side of one request.
 class RunStream {

@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/worker_request.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/decode/decode_worker.h"
@@ -106,7 +107,7 @@ TEST_F(HandoffTest, CommitsThatDoNotFitTheRequestAreCaught) {
   const DecodeRequest shorter = MakeRequest(LoopModel(kModel), RandomPrompt(80, 1), 6);
   expect_rejected(Expected().request, RunPlainLoop(kModel, shorter).messages);
   // A first token that is none.
-  expect_rejected(Expected().request, RunPlainLoop(kModel, Expected().request, 2048).messages);
+  expect_rejected(Expected().request, RunPlainLoop(kModel, Expected().request, {MakeFirstTokenRecord(2048)}).messages);
   // A first token that ends the sequence, so that there is nothing to hand over.
   DecodeRequest stop = Expected().request;
   stop.mutable_stopping()->add_stop_token_ids(Expected().first_token);

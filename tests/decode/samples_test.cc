@@ -5,9 +5,9 @@
 #include <vector>
 
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/worker_request.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/common/state/state_frames.h"
 #include "tests/decode/decode_worker.h"
 
 namespace baton {
@@ -38,22 +38,13 @@ Samples MakeSamples(const std::string& model, const DecodeRequest& request, cons
   out.request = request;
   const int samples = 1 + request.sampling().further_seeds_size();
   for (int i = 0; i < samples; ++i) out.alone.push_back(RunPlainLoop(model, Alone(request, i)));
-  out.messages = out.alone[0].messages;
-  std::string& last = out.messages.back();
-  std::vector<StateFrame> frames = SplitFrames(last);
-  std::string commit = frames.back().payload.substr(0, 32);
-  WriteAt(static_cast<uint32_t>(samples), 24, &commit);
+  std::vector<FirstTokenRecord> tokens;
   for (int i = 0; i < samples; ++i) {
-    std::string record = SplitFrames(out.alone[static_cast<size_t>(i)].messages.back()).back().payload.substr(32);
-    if (std::count(ended.begin(), ended.end(), i) > 0) {
-      WriteAt<int32_t>(kStop, 0, &record);
-      WriteAt<uint8_t>(4, 4, &record);
-    }
-    commit += record;
+    const bool ends = std::count(ended.begin(), ended.end(), i) > 0;
+    tokens.push_back(MakeFirstTokenRecord(ends ? kStop : out.alone[static_cast<size_t>(i)].first_token));
+    tokens.back().ends = ends;
   }
-  frames.back() = SealFrame(kCommitFrame, commit);
-  last.clear();
-  for (const StateFrame& frame : frames) last += frame.bytes;
+  out.messages = RunPlainLoop(model, Alone(request, 0), tokens).messages;
   return out;
 }
 

@@ -48,7 +48,8 @@ std::vector<StateFrame> Reseal(absl::string_view bytes) {
 }
 
 void WriteAndReadAgain(const SequenceState& state, const CommitRecord& commit, MemoryBudget& budget) {
-  StateWriter writer(TestFingerprint(), state.layout(), commit.position, KvEncoding::kExact, commit.first_tokens.size());
+  StateWriter writer(TestFingerprint(), state.layout(), commit.position, KvEncoding::kExact,
+                     commit.first_tokens.size());
   std::string stream;
   writer.AppendHeader(&stream);
   writer.AppendPieces(state, &stream);

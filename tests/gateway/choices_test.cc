@@ -100,7 +100,7 @@ TEST_F(ChoicesTest, EachHasItsSeedItsTokensAndItsEnd) {
   EXPECT_EQ(started->started().seed(), 42u);
   EXPECT_THAT(started->started().seeds(), ElementsAre(42u, SampleSeed(42, 1), SampleSeed(42, 2)));
 
-  worker::v1::PrefillEvent first = FirstOf({200, 5, 202});
+  worker::v1::PrefillEvent first = FirstOf({400, 5, 402});
   Sample(first, 1)->set_done(worker::v1::STOP_TOKEN);
   running.prefill->Push(first);
   worker::v1::DecodeEvent step;
@@ -115,9 +115,9 @@ TEST_F(ChoicesTest, EachHasItsSeedItsTokensAndItsEnd) {
 
   const Told told = ReadAll(*running.client);
   ASSERT_TRUE(told.status.ok()) << told.status;
-  EXPECT_THAT(told.ids.at(0), ElementsAre(200, 301, 302));
+  EXPECT_THAT(told.ids.at(0), ElementsAre(400, 301, 302));
   EXPECT_EQ(told.ids.count(1), 0u);
-  EXPECT_THAT(told.ids.at(2), ElementsAre(202, 300));
+  EXPECT_THAT(told.ids.at(2), ElementsAre(402, 300));
   ASSERT_EQ(told.ends.size(), 3u);
   EXPECT_EQ(told.ends[0].choice(), 1);
   EXPECT_EQ(told.ends[1].choice(), 2);
@@ -145,21 +145,21 @@ TEST_F(ChoicesTest, WithoutNNothingIsSaidOfChoices) {
   Running running = Begin(SimpleRequest(2));
   EXPECT_FALSE(running.prefill->request.logprobs());
   EXPECT_TRUE(running.decode->request.sampling().further_seeds().empty());
-  running.prefill->Push(First(200));
-  running.decode->Push(Tokens(5, {201}));
+  running.prefill->Push(First(400));
+  running.decode->Push(Tokens(5, {401}));
   running.decode->Push(DecodeDone(worker::v1::LENGTH));
   const Told told = ReadAll(*running.client);
   ASSERT_TRUE(told.status.ok()) << told.status;
   EXPECT_TRUE(told.ends.empty());
   EXPECT_TRUE(told.finished.choices().empty());
-  EXPECT_THAT(told.ids.at(0), ElementsAre(200, 201));
+  EXPECT_THAT(told.ids.at(0), ElementsAre(400, 401));
 }
 
 TEST_F(ChoicesTest, AnEarlierStopStringEndsOneSampleAtItsWorker) {
   v1::GenerateRequest request = RequestOf(2, 6);
   request.mutable_stopping()->add_stop(tokenizer_->TokenBytes(301));
   Running running = Begin(request);
-  running.prefill->Push(FirstOf({200, 201}));
+  running.prefill->Push(FirstOf({400, 401}));
   worker::v1::DecodeEvent step;
   AddTokens(step, 0, 5, {300});
   AddTokens(step, 1, 5, {301});
@@ -179,9 +179,9 @@ TEST_F(ChoicesTest, AnEarlierStopStringEndsOneSampleAtItsWorker) {
   running.decode->Push(late);
   const Told told = ReadAll(*running.client);
   ASSERT_TRUE(told.status.ok()) << told.status;
-  EXPECT_THAT(told.ids.at(0), ElementsAre(200, 300, 303));
-  EXPECT_THAT(told.ids.at(1), ElementsAre(201, 301));
-  EXPECT_EQ(told.text.at(1), tokenizer_->TokenBytes(201));
+  EXPECT_THAT(told.ids.at(0), ElementsAre(400, 300, 303));
+  EXPECT_THAT(told.ids.at(1), ElementsAre(401, 301));
+  EXPECT_EQ(told.text.at(1), tokenizer_->TokenBytes(401));
   EXPECT_EQ(told.finished.choices(1).match().stop_string(), tokenizer_->TokenBytes(301));
   EXPECT_EQ(told.finished.choices(1).cumulative_logprob(), -1.5);
   EXPECT_EQ(told.finished.choices(0).reason(), v1::FINISH_REASON_LENGTH);
@@ -191,7 +191,7 @@ TEST_F(ChoicesTest, AStopStringInAFirstTokenEndsItsSampleToo) {
   v1::GenerateRequest request = RequestOf(2, 6);
   request.mutable_stopping()->add_stop(tokenizer_->TokenBytes(301));
   Running running = Begin(request);
-  running.prefill->Push(FirstOf({301, 200}));
+  running.prefill->Push(FirstOf({301, 400}));
   ASSERT_TRUE(Eventually([&] { return decode_.ends().size() == 1; }));
   EXPECT_THAT(decode_.ends()[0].samples(), ElementsAre(0));
   worker::v1::DecodeEvent step;
@@ -211,7 +211,7 @@ TEST_F(ChoicesTest, EnoughFinishedCutsOffTheRest) {
   const std::string held = tokenizer_->TokenBytes(300);
   request.mutable_stopping()->add_stop(held + "never");
   Running running = Begin(request);
-  running.prefill->Push(FirstOf({200, 201, 202}));
+  running.prefill->Push(FirstOf({400, 401, 402}));
   worker::v1::DecodeEvent step;
   AddTokens(step, 0, 5, {1});
   AddTokens(step, 1, 5, {300});
@@ -228,14 +228,14 @@ TEST_F(ChoicesTest, EnoughFinishedCutsOffTheRest) {
   EXPECT_EQ(told.finished.choices(1).reason(), v1::FINISH_REASON_CANCELLED);
   EXPECT_EQ(told.finished.choices(1).usage().completion_tokens(), 2);
   EXPECT_EQ(told.finished.choices(2).reason(), v1::FINISH_REASON_STOP);
-  EXPECT_EQ(told.text.at(1), tokenizer_->TokenBytes(201) + held) << "what was held back is delivered";
+  EXPECT_EQ(told.text.at(1), tokenizer_->TokenBytes(401) + held) << "what was held back is delivered";
   EXPECT_TRUE(running.decode->WaitUntilOver());
   EXPECT_TRUE(running.decode->cancelled());
 }
 
 TEST_F(ChoicesTest, DroppingTheStreamEndsAll) {
   Running running = Begin(RequestOf(4));
-  running.prefill->Push(FirstOf({200, 201, 202, 203}));
+  running.prefill->Push(FirstOf({400, 401, 402, 403}));
   EXPECT_TRUE(running.client->Next().has_value());
   running.client->context.TryCancel();
   EXPECT_TRUE(running.decode->WaitUntilOver());
@@ -246,7 +246,7 @@ TEST_F(ChoicesTest, TheTimeLimitEndsWhatIsLeft) {
   v1::GenerateRequest request = RequestOf(2);
   request.mutable_stopping()->set_time_limit_seconds(0.3f);
   Running running = Begin(request);
-  worker::v1::PrefillEvent first = FirstOf({5, 201});
+  worker::v1::PrefillEvent first = FirstOf({5, 401});
   Sample(first, 0)->set_done(worker::v1::STOP_TOKEN);
   running.prefill->Push(first);
   const Told told = ReadAll(*running.client);
@@ -267,7 +267,7 @@ TEST_F(ChoicesTest, UnaryAnswersHoldAllChoices) {
     call->Finish();
   });
   prefill_.SetScript([](const std::shared_ptr<FakePrefill::Call>& call) {
-    call->Push(FirstOf({200, 201}));
+    call->Push(FirstOf({400, 401}));
     call->Push(PrefillDone());
     call->Finish();
   });
@@ -275,10 +275,10 @@ TEST_F(ChoicesTest, UnaryAnswersHoldAllChoices) {
   v1::GenerateResponse response;
   const grpc::Status status = stub_->Generate(&context, RequestOf(2, 2), &response);
   ASSERT_TRUE(status.ok()) << status.error_message();
-  EXPECT_THAT(response.token_ids(), ElementsAre(200, 300));
+  EXPECT_THAT(response.token_ids(), ElementsAre(400, 300));
   ASSERT_EQ(response.choices_size(), 2);
-  EXPECT_THAT(response.choices(0).token_ids(), ElementsAre(200, 300));
-  EXPECT_THAT(response.choices(1).token_ids(), ElementsAre(201, 301));
+  EXPECT_THAT(response.choices(0).token_ids(), ElementsAre(400, 300));
+  EXPECT_THAT(response.choices(1).token_ids(), ElementsAre(401, 301));
   EXPECT_EQ(response.choices(0).text(), response.text());
   EXPECT_EQ(response.choices(1).finished().seed(), SampleSeed(42, 1));
   EXPECT_EQ(response.choices(1).finished().cumulative_logprob(), -1.5);
@@ -287,7 +287,8 @@ TEST_F(ChoicesTest, UnaryAnswersHoldAllChoices) {
 
 TEST_F(ChoicesTest, AFailureAfterFirstTokensEndsTheRequestAsForOne) {
   Running running = Begin(RequestOf(2));
-  running.prefill->Push(FirstOf({200, 201}));
+  running.prefill->Push(FirstOf({400, 401}));
+  ASSERT_TRUE(running.client->Next().has_value());
   running.decode->Finish(Unavailable());
   const Told told = ReadAll(*running.client);
   EXPECT_EQ(told.status.code(), absl::StatusCode::kUnavailable);
@@ -297,31 +298,31 @@ TEST_F(ChoicesTest, AFailureAfterFirstTokensEndsTheRequestAsForOne) {
 TEST_F(ChoicesTest, BrokenContractsAreInternalErrors) {
   using Break = std::function<void(Running&)>;
   const std::vector<Break> breaches = {
-      [](Running& r) { r.prefill->Push(FirstOf({200})); },
+      [](Running& r) { r.prefill->Push(FirstOf({400})); },
       [](Running& r) {
-        r.prefill->Push(FirstOf({200, 201, 202}));
+        r.prefill->Push(FirstOf({400, 401, 402}));
       },
-      [](Running& r) { r.prefill->Push(First(200)); },
+      [](Running& r) { r.prefill->Push(First(400)); },
       [](Running& r) {
-        r.prefill->Push(FirstOf({200, 201}));
+        r.prefill->Push(FirstOf({400, 401}));
         worker::v1::DecodeEvent event;
         AddTokens(event, 2, 5, {300});
         r.decode->Push(event);
       },
       [](Running& r) {
-        r.prefill->Push(FirstOf({200, 201}));
+        r.prefill->Push(FirstOf({400, 401}));
         worker::v1::DecodeEvent event;
         AddTokens(event, 1, 6, {300});
         r.decode->Push(event);
       },
       [](Running& r) {
-        r.prefill->Push(FirstOf({200, 201}));
+        r.prefill->Push(FirstOf({400, 401}));
         worker::v1::DecodeEvent event;
         AddDone(event, -1, worker::v1::LENGTH);
         r.decode->Push(event);
       },
       [](Running& r) {
-        r.prefill->Push(FirstOf({200, 201}));
+        r.prefill->Push(FirstOf({400, 401}));
         worker::v1::DecodeEvent event;
         AddTokens(event, 1, 5, {1});
         AddDone(event, 1, worker::v1::STOP_TOKEN);
@@ -329,7 +330,7 @@ TEST_F(ChoicesTest, BrokenContractsAreInternalErrors) {
         r.decode->Push(event);
       },
       [](Running& r) {
-        r.prefill->Push(FirstOf({200, 201}));
+        r.prefill->Push(FirstOf({400, 401}));
         worker::v1::DecodeEvent event;
         event.mutable_progress();
         r.decode->Push(event);
@@ -341,7 +342,7 @@ TEST_F(ChoicesTest, BrokenContractsAreInternalErrors) {
         AddDone(event, 1, worker::v1::STOP_TOKEN);
         r.decode->Push(event);
         r.decode->Finish();
-        r.prefill->Push(FirstOf({200, 201}));
+        r.prefill->Push(FirstOf({400, 401}));
       },
   };
   for (size_t i = 0; i < breaches.size(); ++i) {
