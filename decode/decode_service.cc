@@ -4,6 +4,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
 #include "common/rpc/worker_request.h"
@@ -17,6 +18,41 @@ using worker::v1::DecodeRequest;
 
 // The engine keeps at most two waiting (engine.cc); the reservation, the last tokens and the end come on top.
 constexpr size_t kMaxQueuedEvents = 8;
+
+// Sends a kept state, a message at a time. Deletes itself.
+class SessionSender final : public grpc::ServerWriteReactor<worker::v1::StateChunk> {
+ public:
+  explicit SessionSender(absl::StatusOr<std::unique_ptr<SessionFrames>> frames) {
+    if (!frames.ok()) {
+      Finish(ToGrpcStatus(frames.status()));
+      return;
+    }
+    frames_ = *std::move(frames);
+    Next();
+  }
+  void OnWriteDone(bool ok) override {
+    if (ok) {
+      Next();
+    } else {
+      Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the reader went away"));
+    }
+  }
+  void OnDone() override { delete this; }
+
+ private:
+  void Next() {
+    chunk_.Clear();
+    const absl::Status status = frames_->Next(chunk_.mutable_data());
+    if (!status.ok() || chunk_.data().empty()) {
+      Finish(ToGrpcStatus(status));
+    } else {
+      StartWrite(&chunk_);
+    }
+  }
+
+  std::unique_ptr<SessionFrames> frames_;
+  worker::v1::StateChunk chunk_;
+};
 
 RequestLimits MakeLimits(const Model& model, int64_t max_tokens) {
   RequestLimits limits;
@@ -33,11 +69,18 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
     : gate_(gate),
       limits_(MakeLimits(*model, options.max_tokens)),
       metrics_(metrics, options.model_name, budget),
-      engine_(model, options.engine, &metrics_, load),
-      reservations_(options.boot_id, model->MakeStateLayout(kDecodeRunTokens), budget, &metrics_, load) {
+      session_metrics_(metrics, options.model_name),
+      sessions_(options.sessions, model->fingerprint(), budget, &session_metrics_,
+                [this, load](int64_t bytes) {
+                  load->SetReclaimable(bytes);
+                  metrics_.UpdateStateBytes();
+                }),
+      engine_(model, options.engine, &metrics_, load, &sessions_),
+      reservations_(options.boot_id, model->MakeStateLayout(kDecodeRunTokens), budget, &metrics_, load, &sessions_) {
   receiver_context_.limits = limits_;
   receiver_context_.reservations = &reservations_;
   receiver_context_.engine = &engine_;
+  receiver_context_.sessions = &sessions_;
   receiver_context_.metrics = &metrics_;
   engine_.Start();
 }
@@ -116,6 +159,44 @@ absl::Status DecodeService::EndSamples(const worker::v1::EndSamplesRequest& requ
   }
   for (const int32_t sample : request.samples()) call->AbandonSample(sample);
   return absl::OkStatus();
+}
+
+absl::Status DecodeService::CheckSessionRequest(const std::string& fingerprint,
+                                                const worker::v1::SessionKey& key) const {
+  if (fingerprint != limits_.fingerprint.ToBytes()) {
+    return absl::NotFoundError("this worker serves another model, and keeps none of its sessions");
+  }
+  return CheckSessionKey(key);
+}
+
+grpc::ServerUnaryReactor* DecodeService::OpenSession(grpc::CallbackServerContext* context,
+                                                     const worker::v1::OpenSessionRequest* request,
+                                                     worker::v1::OpenSessionResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  reactor->Finish(ToGrpcStatus(OpenSession(*request, response)));
+  return reactor;
+}
+
+absl::Status DecodeService::OpenSession(const worker::v1::OpenSessionRequest& request,
+                                        worker::v1::OpenSessionResponse* response) {
+  BATON_RETURN_IF_ERROR(CheckSessionRequest(request.fingerprint(), request.key()));
+  BATON_ASSIGN_OR_RETURN(const SessionInfo info, sessions_.Open({request.key().id(), request.key().identity()}));
+  response->mutable_tokens()->Add(info.tokens.begin(), info.tokens.end());
+  response->set_position(info.position);
+  absl::MutexLock lock(&mutex_);
+  response->set_endpoint(endpoint_);
+  return absl::OkStatus();
+}
+
+grpc::ServerWriteReactor<worker::v1::StateChunk>* DecodeService::ReadSession(
+    grpc::CallbackServerContext* context, const worker::v1::ReadSessionRequest* request) {
+  return new SessionSender(ReadSession(*request));
+}
+
+absl::StatusOr<std::unique_ptr<SessionFrames>> DecodeService::ReadSession(
+    const worker::v1::ReadSessionRequest& request) {
+  BATON_RETURN_IF_ERROR(CheckSessionRequest(request.fingerprint(), request.key()));
+  return sessions_.Read({request.key().id(), request.key().identity()});
 }
 
 grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Refuse(const DecodeRequest& request, const absl::Status& status) {

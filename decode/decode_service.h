@@ -26,6 +26,8 @@
 #include "decode/decode_metrics.h"
 #include "decode/engine.h"
 #include "decode/reservations.h"
+#include "decode/session_metrics.h"
+#include "decode/sessions.h"
 #include "decode/state_receiver.h"
 
 namespace baton {
@@ -36,6 +38,7 @@ struct DecodeServiceOptions {
   // Prompt plus output.
   int64_t max_tokens = 0;
   DecodeEngineOptions engine;
+  SessionOptions sessions;
 };
 
 // A decode step appends one token to each sequence.
@@ -43,7 +46,8 @@ inline constexpr int kDecodeRunTokens = 1;
 
 // Receive's messages are taken as the network delivers them: see StateMessage.
 using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<worker::v1::Decode::WithCallbackMethod_EndSamples<
-    worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>;
+    worker::v1::Decode::WithCallbackMethod_OpenSession<worker::v1::Decode::WithCallbackMethod_ReadSession<
+        worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>>>;
 
 class DecodeService final : public DecodeServiceBase {
  public:
@@ -65,11 +69,21 @@ class DecodeService final : public DecodeServiceBase {
                                        const worker::v1::EndSamplesRequest* request,
                                        worker::v1::EndSamplesResponse* response) override;
 
+  grpc::ServerUnaryReactor* OpenSession(grpc::CallbackServerContext* context,
+                                        const worker::v1::OpenSessionRequest* request,
+                                        worker::v1::OpenSessionResponse* response) override;
+  grpc::ServerWriteReactor<worker::v1::StateChunk>* ReadSession(grpc::CallbackServerContext* context,
+                                                                const worker::v1::ReadSessionRequest* request) override;
+
  private:
   // A reservation's id and generation, which name its Run call to the end.
   using CallKey = std::pair<uint64_t, uint64_t>;
 
   absl::Status EndSamples(const worker::v1::EndSamplesRequest& request);
+  absl::Status OpenSession(const worker::v1::OpenSessionRequest& request, worker::v1::OpenSessionResponse* response);
+  absl::StatusOr<std::unique_ptr<SessionFrames>> ReadSession(const worker::v1::ReadSessionRequest& request);
+  // Of the worker of one model, by a key of a session.
+  absl::Status CheckSessionRequest(const std::string& fingerprint, const worker::v1::SessionKey& key) const;
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Refuse(const worker::v1::DecodeRequest& request,
                                                             const absl::Status& status);
   worker::v1::DecodeEvent ReservationEvent(const Reservation& reservation) const;
@@ -77,6 +91,8 @@ class DecodeService final : public DecodeServiceBase {
   DrainGate* const gate_;
   const RequestLimits limits_;
   DecodeMetrics metrics_;
+  SessionMetrics session_metrics_;
+  Sessions sessions_;
   DecodeEngine engine_;
   Reservations reservations_;
   StateReceiverContext receiver_context_;

@@ -81,6 +81,7 @@ struct DecodeEngine::Sequence {
       history = asked.MakeHistory();
       history.AddOutput(next_token);
     }
+    if (!asked.keep_id.empty()) output.push_back(next_token);
   }
 
   const std::shared_ptr<Request> request;
@@ -93,11 +94,14 @@ struct DecodeEngine::Sequence {
   int64_t generated;
   bool needs_history;
   TokenHistory history;
+  // Sampled here and before, from the first token on, when the sequence is to be kept.
+  std::vector<int32_t> output;
   Turn turn;
 };
 
-DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load)
-    : model_(model), options_(options), metrics_(metrics), load_(load) {
+DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load,
+                           Sessions* sessions)
+    : model_(model), options_(options), metrics_(metrics), load_(load), sessions_(sessions) {
   BATON_CHECK(options.max_batch >= 1 && options.max_unread_tokens >= 1);
 }
 
@@ -232,6 +236,7 @@ void DecodeEngine::Continue(Sequence& sequence, absl::Span<const float> logits) 
   sequence.next_token = token;
   ++sequence.generated;
   if (sequence.needs_history) sequence.history.AddOutput(token);
+  if (!sequence.output.empty()) sequence.output.push_back(token);
   call.CountToken();
 
   worker::v1::TokenChunk* chunk = request.Chunk(sequence.sample, position);
@@ -247,8 +252,18 @@ void DecodeEngine::Continue(Sequence& sequence, absl::Span<const float> logits) 
   if (--request.in_step == 0) Flush(request);
 }
 
+absl::optional<absl::Time> DecodeEngine::Keep(Sequence& sequence, worker::v1::DoneReason reason) {
+  const SequenceRequest& asked = sequence.request->call->request();
+  if (asked.keep_id.empty() || sessions_ == nullptr) return absl::nullopt;
+  std::vector<int32_t> tokens = asked.tokens;
+  tokens.insert(tokens.end(), sequence.output.begin(), sequence.output.end());
+  if (reason == worker::v1::STOP_TOKEN) tokens.pop_back();
+  return sessions_->Keep({asked.keep_id, asked.keep_identity}, std::move(tokens), *std::move(sequence.state));
+}
+
 void DecodeEngine::End(Sequence& sequence, worker::v1::DoneReason reason) {
   Request& request = *sequence.request;
+  const absl::optional<absl::Time> kept_until = Keep(sequence, reason);
   // Before the caller hears of the end, so that it finds the room it left.
   sequence.state.reset();
   metrics_->UpdateStateBytes();
@@ -259,6 +274,7 @@ void DecodeEngine::End(Sequence& sequence, worker::v1::DoneReason reason) {
   done->set_reason(reason);
   done->set_handoff_wait_seconds(request.call->handoff_wait_seconds());
   done->set_sample(sequence.sample);
+  if (kept_until.has_value()) done->set_kept_until_ms(absl::ToUnixMillis(*kept_until));
 }
 
 void DecodeEngine::Flush(Request& request) {

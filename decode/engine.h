@@ -23,12 +23,14 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/optional.h"
 #include "common/model/model.h"
 #include "common/rpc/worker_service.h"
 #include "common/sampling/sampler.h"
 #include "common/state/sequence_state.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
+#include "decode/sessions.h"
 
 namespace baton {
 
@@ -50,8 +52,10 @@ struct SampleStart {
 
 class DecodeEngine {
  public:
-  // Everything pointed at must outlive it; the model is used by this engine alone.
-  DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load);
+  // Everything pointed at must outlive it; the model is used by this engine alone. `sessions`: where sequences go that
+  // are to be kept; none are when it is null.
+  DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load,
+               Sessions* sessions = nullptr);
   ~DecodeEngine();
   DecodeEngine(const DecodeEngine&) = delete;
 
@@ -79,6 +83,8 @@ class DecodeEngine {
   void Step();
   // Samples the next token of one sequence from its logits and tells its call.
   void Continue(Sequence& sequence, absl::Span<const float> logits);
+  // Keeps the state of a complete sequence that is to be kept.
+  absl::optional<absl::Time> Keep(Sequence& sequence, worker::v1::DoneReason reason);
   // The sequence is complete.
   void End(Sequence& sequence, worker::v1::DoneReason reason);
   // Tells the call what its samples did in this step, unless it is behind.
@@ -89,6 +95,7 @@ class DecodeEngine {
   const DecodeEngineOptions options_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;
+  Sessions* const sessions_;
 
   absl::Mutex mutex_;
   std::vector<std::unique_ptr<Sequence>> arrivals_ ABSL_GUARDED_BY(mutex_);

@@ -1,15 +1,28 @@
 // baton-decode: continues sequences whose state prefill workers hand over.
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/bytes.h"
+#include "common/base/status_macros.h"
 #include "common/observe/log.h"
 #include "common/rpc/worker_main.h"
 #include "decode/decode_service.h"
 
 namespace baton {
 namespace {
+
+CLI::Validator IsBytes() {
+  return CLI::Validator([](std::string& text) { return std::string(ParseBytes(text).status().message()); }, "",
+                        "IsBytes");
+}
 
 class DecodeRole final : public WorkerRole {
  public:
@@ -32,15 +45,36 @@ class DecodeRole final : public WorkerRole {
         ->check(CLI::Range(1, 4096).description(""))
         ->type_name("N")
         ->capture_default_str();
+    app.add_option("--session-ttl", session_ttl_seconds_,
+                   "How long a conversation can be continued after its turn (keep_state); 0: none is kept")
+        ->check(CLI::Range(0.0, 365.0 * 86400).description(""))
+        ->type_name("SECONDS")
+        ->capture_default_str();
+    app.add_option(
+           "--session-memory", session_memory_,
+           "State memory that kept conversations may take until others need it (default: a quarter of --memory)")
+        ->check(IsBytes())
+        ->type_name("BYTES");
+    app.add_option(
+           "--session-dir", sessions_.directory,
+           "Also write kept conversations to files here, so that they outlive the worker and its memory; workers "
+           "of one model may share it")
+        ->type_name("DIR");
+    app.add_option("--session-bytes", session_bytes_, "Most bytes of files in --session-dir")
+        ->check(IsBytes())
+        ->type_name("BYTES")
+        ->capture_default_str();
   }
 
   absl::Status Start(const WorkerContext& context) override {
+    BATON_RETURN_IF_ERROR(PrepareSessions(context.budget->total()));
     engine_options_.step_delay = absl::Milliseconds(context.flags.inject_step_delay_ms);
     DecodeServiceOptions options;
     options.model_name = context.model_name;
     options.boot_id = context.boot_id;
     options.max_tokens = context.max_tokens;
     options.engine = engine_options_;
+    options.sessions = sessions_;
     service_ = std::make_unique<DecodeService>(context.model, options, context.budget, context.metrics, context.load,
                                                context.gate);
     return absl::OkStatus();
@@ -60,6 +94,25 @@ class DecodeRole final : public WorkerRole {
   void Stop() override { service_.reset(); }
 
  private:
+  absl::Status PrepareSessions(int64_t memory) {
+    sessions_.ttl = absl::Seconds(session_ttl_seconds_);
+    sessions_.memory_bytes = memory / 4;
+    if (!session_memory_.empty()) sessions_.memory_bytes = *ParseBytes(session_memory_);
+    sessions_.directory_bytes = *ParseBytes(session_bytes_);
+    if (sessions_.directory.empty()) return absl::OkStatus();
+    // A file that may grow no further is an error to report, not a reason to die.
+    std::signal(SIGXFSZ, SIG_IGN);
+    std::error_code error;
+    std::filesystem::create_directories(sessions_.directory, error);
+    if (!error && access(sessions_.directory.c_str(), R_OK | W_OK | X_OK) == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("--session-dir ", sessions_.directory, " is not a directory that this user can write to"));
+  }
+
+  double session_ttl_seconds_ = 600;
+  std::string session_memory_;
+  std::string session_bytes_ = "8GiB";
+  SessionOptions sessions_;
   std::string advertise_;
   DecodeEngineOptions engine_options_;
   std::unique_ptr<DecodeService> service_;

@@ -97,8 +97,13 @@ void Reservation::FreeState() {
 }
 
 Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, MemoryBudget* budget,
-                           DecodeMetrics* metrics, LoadReporter* load)
-    : boot_id_(std::move(boot_id)), layout_(std::move(layout)), budget_(budget), metrics_(metrics), load_(load) {}
+                           DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
+    : boot_id_(std::move(boot_id)),
+      layout_(std::move(layout)),
+      budget_(budget),
+      metrics_(metrics),
+      load_(load),
+      sessions_(sessions) {}
 
 absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_ptr<DecodeCall> call) {
   const SequenceRequest& request = call->request();
@@ -116,6 +121,9 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
         "PROMPT_TOO_LONG");
   }
   absl::StatusOr<Room> room = ReserveRoom(tokens, fork_bytes);
+  while (absl::IsResourceExhausted(room.status()) && sessions_->MakeRoom(bytes + fork_bytes)) {
+    room = ReserveRoom(tokens, fork_bytes);
+  }
   metrics_->UpdateStateBytes();
   if (absl::IsResourceExhausted(room.status())) {
     return WithRetryAfter(room.status(), kRetryDelay, "DECODE_MEMORY_FULL");
@@ -137,7 +145,7 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
 }
 
 absl::StatusOr<Room> Reservations::ReserveRoom(int64_t tokens, int64_t fork_bytes) {
-  absl::MutexLock lock(&budget_mutex_);
+  absl::MutexLock lock(&sessions_->budget_mutex());
   BATON_ASSIGN_OR_RETURN(SequenceState state, SequenceState::Create(layout_, *budget_, tokens));
   BATON_ASSIGN_OR_RETURN(MemoryReservation forks, budget_->Reserve(fork_bytes));
   return Room{std::move(state), std::move(forks)};
@@ -163,7 +171,8 @@ absl::StatusOr<std::vector<SequenceState>> Reservations::Take(Reservation& reser
   std::vector<SequenceState> states;
   states.push_back(std::move(room.state));
   {
-    absl::MutexLock lock(&budget_mutex_);
+    // Nobody else gets in between.
+    absl::MutexLock lock(&sessions_->budget_mutex());
     room.forks = MemoryReservation();
     for (int i = 1; i < samples; ++i) {
       BATON_ASSIGN_OR_RETURN(SequenceState fork, states[0].Fork(*budget_, states[0].max_tokens()));

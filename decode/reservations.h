@@ -33,6 +33,7 @@
 #include "common/state/state_codec.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
+#include "decode/sessions.h"
 
 namespace baton {
 
@@ -92,9 +93,9 @@ class Reservation {
 
 class Reservations {
  public:
-  // Everything pointed at must outlive it.
+  // Everything pointed at must outlive it. `sessions`: give way to reservations.
   Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, MemoryBudget* budget,
-               DecodeMetrics* metrics, LoadReporter* load);
+               DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions);
   Reservations(const Reservations&) = delete;
 
   // Room for call->request().total_tokens() in each sample.
@@ -127,9 +128,7 @@ class Reservations {
   MemoryBudget* const budget_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;
-
-  // Held from giving back what was reserved for forks until the forks have it, and by whoever else takes memory.
-  absl::Mutex budget_mutex_;
+  Sessions* const sessions_;
 
   mutable absl::Mutex mutex_;
   // Id i is slots_[i - 1].

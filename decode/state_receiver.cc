@@ -195,7 +195,9 @@ absl::Status StateReceiver::CheckCommit(const CommitRecord& commit) const {
     }
     goes_on |= !ends;
   }
-  if (!goes_on) return absl::InvalidArgumentError("every first token already ends its sample");
+  if (!goes_on && request.keep_id.empty()) {
+    return absl::InvalidArgumentError("every first token already ends its sample");
+  }
   return absl::OkStatus();
 }
 
@@ -206,14 +208,19 @@ absl::Status StateReceiver::StartDecoding(const CommitRecord& commit) {
   const SequenceRequest& request = reservation_->call().request();
   const auto ended =
       std::count_if(tokens.begin(), tokens.end(), [&](const auto& token) { return Ends(request, token); });
+  const bool goes_on = ended < static_cast<int64_t>(tokens.size());
   absl::StatusOr<std::vector<SequenceState>> states =
-      context_->reservations->Take(*reservation_, static_cast<int>(tokens.size() - ended));
+      context_->reservations->Take(*reservation_, goes_on ? static_cast<int>(tokens.size() - ended) : 1);
   if (!states.ok()) {
     context_->metrics->handoff_cancelled.Increment();
     reservation_->call().Finish(DecodeOutcome::kFailed, states.status());
     return states.status();
   }
   reservation_->call().StateReceived(reservation_->bytes_received());
+  if (!goes_on) {
+    KeepEnded(tokens[0], std::move((*states)[0]));
+    return absl::OkStatus();
+  }
   std::vector<SampleStart> samples;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (Ends(request, tokens[i])) {
@@ -224,6 +231,25 @@ absl::Status StateReceiver::StartDecoding(const CommitRecord& commit) {
   }
   context_->engine->Add(reservation_->shared_call(), std::move(samples));
   return absl::OkStatus();
+}
+
+void StateReceiver::KeepEnded(const FirstTokenRecord& token, SequenceState state) {
+  DecodeCall& call = reservation_->call();
+  const SequenceRequest& request = call.request();
+  const bool stopped = request.IsStop(token.id);
+  std::vector<int32_t> kept = request.tokens;
+  if (!stopped) kept.push_back(token.id);
+  absl::optional<absl::Time> until;
+  if (context_->sessions != nullptr && !call.over()) {
+    until = context_->sessions->Keep({request.keep_id, request.keep_identity}, std::move(kept), std::move(state));
+  }
+  worker::v1::DecodeEvent event;
+  worker::v1::SampleDone* done = event.mutable_progress()->add_done();
+  done->set_reason(stopped ? worker::v1::STOP_TOKEN : worker::v1::LENGTH);
+  done->set_handoff_wait_seconds(call.handoff_wait_seconds());
+  if (until.has_value()) done->set_kept_until_ms(absl::ToUnixMillis(*until));
+  call.events().Push(std::move(event));
+  call.Finish(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength, absl::OkStatus());
 }
 
 void StateReceiver::SenderGone() {

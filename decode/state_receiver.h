@@ -31,6 +31,7 @@
 #include "decode/decode_metrics.h"
 #include "decode/engine.h"
 #include "decode/reservations.h"
+#include "decode/sessions.h"
 
 namespace baton {
 
@@ -38,6 +39,7 @@ namespace baton {
 struct StateReceiverContext {
   RequestLimits limits;
   Reservations* reservations = nullptr;
+  Sessions* sessions = nullptr;
   DecodeEngine* engine = nullptr;
   DecodeMetrics* metrics = nullptr;
 };
@@ -81,6 +83,8 @@ class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   void ReadNext();
   absl::Status CheckCommit(const CommitRecord& commit) const;
   absl::Status StartDecoding(const CommitRecord& commit);
+  // The one sample ended with its first token: its state was sent to be kept.
+  void KeepEnded(const FirstTokenRecord& token, SequenceState state);
   // The call ended before its commit.
   void SenderGone();
   static void Finish(Link& link, const absl::Status& status);

@@ -31,9 +31,11 @@ absl::Status Choices::AddFirst(const worker::v1::FirstToken& first, std::vector<
     v1::Delta delta;
     BATON_RETURN_IF_ERROR(relay.AddFirst(token, &delta));
     PushDelta(i, 1, std::move(delta), events);
-    if (token.has_done()) ++worker_ends_;
+    // Where the state is to be kept, the decode worker has the last word.
+    const bool ends_here = token.has_done() && !plan_->keep.has_value();
+    if (ends_here) ++worker_ends_;
     if (!relay.end().has_value()) continue;
-    if (token.has_done() || relay.end()->stop_string) Finish(i, *relay.end(), events);
+    if (ends_here || relay.end()->stop_string) Finish(i, *relay.end(), events);
     if (!token.has_done() && relay.end()->stop_string) unwanted_.push_back(i);
   }
   return absl::OkStatus();
@@ -61,6 +63,7 @@ absl::Status Choices::AddProgress(const worker::v1::Progress& progress, std::vec
     BATON_RETURN_IF_ERROR(Find(done.sample(), &choice));
     TokenRelay& relay = *choice->relay;
     ++worker_ends_;
+    if (done.has_kept_until_ms()) kept_until_ms_ = done.kept_until_ms();
     if (choice->finished && relay.end()->stop_string) continue;
     if (choice->finished) return BrokenContract("a sample that ended twice");
     v1::Delta delta;

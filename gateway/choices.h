@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "baton/v1/inference.pb.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "gateway/request_check.h"
@@ -48,6 +49,10 @@ class Choices {
   bool ended_by_worker() const { return worker_ends_ == plan_->choices(); }
   // Nothing more is wanted from the workers: enough choices have finished.
   bool complete() const { return finished_ >= plan_->stop_after; }
+  // Its one choice has all its tokens, and a decode worker is still to say whether it kept the state.
+  bool waits_for_session() const { return plan_->keep.has_value() && finished_ == 0; }
+  // Until when the worker keeps the state (Unix time, milliseconds).
+  absl::optional<int64_t> kept_until_ms() const { return kept_until_ms_; }
   // Sampled so far, stop tokens included, of all choices.
   int32_t completion_tokens() const;
   int32_t completion_tokens(int choice) const;
@@ -76,6 +81,7 @@ class Choices {
   int worker_ends_ = 0;
   int finished_ = 0;
   std::vector<int32_t> unwanted_;
+  absl::optional<int64_t> kept_until_ms_;
 };
 
 }  // namespace baton

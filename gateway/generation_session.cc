@@ -4,8 +4,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "common/rpc/status_mapping.h"
 #include "gateway/end_samples.h"
+#include "gateway/session_handle.h"
 #include "gateway/worker_requests.h"
 
 namespace baton {
@@ -206,7 +209,7 @@ void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
   } else if (event.has_done()) {
     attempt_.prefill_done = true;
     cached_tokens_ = event.done().cached_tokens();
-    if (choices_->all_ended()) Complete();
+    if (choices_->all_ended() && !choices_->waits_for_session()) Complete();
   } else {
     Fail(absl::InternalError("a prefill worker sent an event of an unknown kind"));
   }
@@ -224,8 +227,8 @@ void GenerationSession::OnFirstToken(const worker::v1::FirstToken& first) {
   plan_.model->metrics->time_to_first_token.Observe(record_.time_to_first_token);
   if (choices_->all_ended()) {
     // With the worker's own word for it, Done follows at once and completes the request.
-    if (!choices_->ended_by_worker()) Complete();
-    return;
+    if (!choices_->ended_by_worker() && !choices_->waits_for_session()) return Complete();
+    if (!choices_->waits_for_session()) return;
   }
   if (choices_->complete()) return Complete();
   if (!plan_.needs_decode()) return Fail(absl::InternalError("a prefill worker did not end a request of one token"));
@@ -236,12 +239,17 @@ void GenerationSession::OnFirstToken(const worker::v1::FirstToken& first) {
     HandleProgress(event);
     if (ended_) return;
   }
-  if (attempt_.decode == nullptr) Fail(EndedWithoutReason());
+  if (attempt_.decode != nullptr) return;
+  choices_->all_ended() ? Complete() : Fail(EndedWithoutReason());
 }
 
 void GenerationSession::OnPrefillEnd(const grpc::Status& status) {
   attempt_.prefill.reset();
-  if (choices_->all_ended()) return Complete();
+  if (choices_->all_ended()) {
+    // The answer is whole; what fails now is only that it is kept.
+    if (!status.ok() || !choices_->waits_for_session()) Complete();
+    return;
+  }
   if (!status.ok()) {
     // Once the decode worker runs, the prefill worker has done its part.
     if (!attempt_.handed_off) OnFailure(Stage::kPrefill, status);
@@ -339,6 +347,13 @@ bool GenerationSession::Push(v1::GenerateEvent event) {
   return false;
 }
 
+void GenerationSession::Complete() {
+  // How much of the conversation was cached comes with the prefill worker's Done, which may be behind the last token.
+  const bool done_is_due = attempt_.prefill != nullptr && !attempt_.prefill_done;
+  if (plan_.session.has_value() && choices_->all_ended() && done_is_due) return;
+  CompleteWith(v1::FINISH_REASON_CANCELLED);
+}
+
 void GenerationSession::CompleteWith(v1::FinishReason reason) {
   std::vector<ChoiceEvent> events;
   choices_->EndRest(reason, &events);
@@ -353,6 +368,11 @@ void GenerationSession::CompleteWith(v1::FinishReason reason) {
   finished->mutable_usage()->set_total_tokens(finished->usage().prompt_tokens() + choices_->completion_tokens());
   for (int i = 0; plan_.wants_choices && i < plan_.choices(); ++i) {
     *finished->add_choices() = choices_->Summary(i, cached_tokens_);
+  }
+  if (choices_->kept_until_ms().has_value()) {
+    const double left = static_cast<double>(*choices_->kept_until_ms() - absl::ToUnixMillis(absl::Now())) / 1000;
+    finished->mutable_session()->set_handle(MakeSessionHandle(attempt_.reservation.boot_id(), plan_.keep->id()));
+    finished->mutable_session()->set_expires_in_seconds(std::max(0.0, left));
   }
   finished->mutable_timing()->set_queue_seconds(record_.queue_seconds);
   finished->mutable_timing()->set_time_to_first_token_seconds(std::max(0.0, record_.time_to_first_token));

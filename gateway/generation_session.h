@@ -108,7 +108,7 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   bool Relay(std::vector<ChoiceEvent> events);
   bool Push(v1::GenerateEvent event);
   // Enough choices have finished: cuts off the rest, if there is any, and tells the client.
-  void Complete() { CompleteWith(v1::FINISH_REASON_CANCELLED); }
+  void Complete();
   // `reason`: why choices end that have not ended themselves.
   void CompleteWith(v1::FinishReason reason);
   void End(Outcome outcome, const absl::Status& status);

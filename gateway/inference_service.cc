@@ -6,12 +6,15 @@
 
 #include "absl/strings/escaping.h"
 #include "common/base/ids.h"
+#include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
 #include "gateway/generation_sink.h"
 #include "gateway/request_check.h"
 #include "gateway/score_session.h"
+#include "gateway/session_handle.h"
+#include "gateway/session_opening.h"
 #include "gateway/violations.h"
 
 namespace baton {
@@ -66,6 +69,16 @@ class GatePass {
   const bool inside_;
 };
 
+// What the caller has shown for itself, hashed: what is kept for it is bound to that. Nobody checks credentials here.
+std::string IdentityOf(const grpc::CallbackServerContext& context) {
+  for (const char* const key : {"authorization", "x-api-key"}) {
+    const auto found = context.client_metadata().find(key);
+    if (found == context.client_metadata().end()) continue;
+    return Sha256(absl::string_view(found->second.data(), found->second.size()));
+  }
+  return NoIdentity();
+}
+
 // Names the request by its own field, else the metadata, else anew, and echoes the name to the client. An unusable one
 // is a violation and is replaced, so that `record` and the logs never hold it.
 absl::Status NameRequest(grpc::CallbackServerContext* context, const std::string& field, RequestRecord* record) {
@@ -87,6 +100,16 @@ absl::Status NameRequest(grpc::CallbackServerContext* context, const std::string
 
 }  // namespace
 
+InferenceService::InferenceService(const InferenceContext& context) : context_(context) {
+  absl::MutexLock lock(&link_->mutex);
+  link_->service = this;
+}
+
+InferenceService::~InferenceService() {
+  absl::MutexLock lock(&link_->mutex);
+  link_->service = nullptr;
+}
+
 void InferenceService::AbortAll() { live_calls_.AbortAll(DrainingError()); }
 
 absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::Identify(grpc::CallbackServerContext* context,
@@ -100,12 +123,10 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::Identify(gr
   return model;
 }
 
-template <typename Session, typename Request, typename Plan>
+template <typename Session, typename Request, typename Check>
 void InferenceService::CheckAndStart(const std::shared_ptr<Session>& session, const Request& request,
                                      const std::string& request_id,
-                                     absl::StatusOr<std::shared_ptr<const ServedModel>> model,
-                                     absl::StatusOr<Plan> (*check)(const Request&, const std::string&,
-                                                                   std::shared_ptr<const ServedModel>)) {
+                                     absl::StatusOr<std::shared_ptr<const ServedModel>> model, Check check) {
   if (!model.ok()) return session->Start(model.status());
   const size_t bytes = request.ByteSizeLong();
   if (bytes <= TextLane::kSmallBytes) return session->Start(check(request, request_id, *model));
@@ -114,6 +135,38 @@ void InferenceService::CheckAndStart(const std::shared_ptr<Session>& session, co
   const bool accepted =
       context_.text_lane->Run(bytes, [=, model = *model] { session->Start(check(*copy, request_id, model)); });
   if (!accepted) session->Start(TooManyLargeRequests());
+}
+
+void InferenceService::StartGeneration(grpc::CallbackServerContext* context,
+                                       const std::shared_ptr<GenerationSession>& session,
+                                       const v1::GenerateRequest& request, const std::string& request_id,
+                                       absl::StatusOr<std::shared_ptr<const ServedModel>> model) {
+  const std::string identity = IdentityOf(*context);
+  const auto check = [identity](const absl::optional<SessionPrefix>& prefix) {
+    return [identity, prefix](const v1::GenerateRequest& asked, const std::string& id,
+                              std::shared_ptr<const ServedModel> served) {
+      return CheckGenerate(asked, id, std::move(served), identity, prefix);
+    };
+  };
+  if (!model.ok() || request.session().empty()) {
+    return CheckAndStart(session, request, request_id, std::move(model), check(absl::nullopt));
+  }
+  const absl::optional<SessionHandle> handle = ParseSessionHandle(request.session());
+  if (!handle.has_value()) return session->Start(SessionExpired());
+  worker::v1::OpenSessionRequest open;
+  open.mutable_key()->set_id(handle->id);
+  open.mutable_key()->set_identity(identity);
+  open.set_fingerprint((*model)->fingerprint);
+  // The call may be cancelled, and the request gone with it, before the answer is there.
+  const auto copy = std::make_shared<const v1::GenerateRequest>(request);
+  OpenSession(context_.sessions.router->DecodeWorkers((*model)->fingerprint, handle->boot_id), open,
+              (*model)->vocab_size, context->deadline(),
+              [link = link_, session, copy, request_id, model, check](absl::StatusOr<SessionPrefix> prefix) {
+                if (!prefix.ok()) return session->Start(prefix.status());
+                absl::MutexLock lock(&link->mutex);
+                if (link->service == nullptr) return session->Start(DrainingError());
+                link->service->CheckAndStart(session, *copy, request_id, model, check(*std::move(prefix)));
+              });
 }
 
 grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext* context,
@@ -128,7 +181,7 @@ grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext
   auto* const reactor =
       new SessionReactor([session] { session->Cancel(); }, [this, id, pass] { live_calls_.Remove(id); });
   session->Open(std::make_unique<ResponseSink>(reactor, response));
-  CheckAndStart(session, *request, record.request_id, std::move(model), CheckGenerate);
+  StartGeneration(context, session, *request, record.request_id, std::move(model));
   return reactor;
 }
 
@@ -152,7 +205,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(gr
     live_calls_.Remove(id);
   });
   session->Open(std::make_unique<StreamSink>(writer->handle()));
-  CheckAndStart(session, *request, record.request_id, std::move(model), CheckGenerate);
+  StartGeneration(context, session, *request, record.request_id, std::move(model));
   return writer;
 }
 

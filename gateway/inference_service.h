@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "baton/v1/inference.grpc.pb.h"
 #include "common/rpc/drain_gate.h"
 #include "gateway/gateway_metrics.h"
@@ -37,7 +38,8 @@ struct InferenceContext {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  explicit InferenceService(const InferenceContext& context) : context_(context) {}
+  explicit InferenceService(const InferenceContext& context);
+  ~InferenceService() override;
 
   // For a shutdown whose grace period is over: ends every generation and scoring with UNAVAILABLE (DRAINING).
   void AbortAll();
@@ -61,18 +63,27 @@ class InferenceService final : public v1::Inference::CallbackService {
                                                               const std::string& request_id, const std::string& model,
                                                               RequestRecord* record) const;
   // Checks a request, off gRPC's threads when it is large, and starts its session with what comes of it.
-  template <typename Session, typename Request, typename Plan>
+  template <typename Session, typename Request, typename Check>
   void CheckAndStart(const std::shared_ptr<Session>& session, const Request& request, const std::string& request_id,
-                     absl::StatusOr<std::shared_ptr<const ServedModel>> model,
-                     absl::StatusOr<Plan> (*check)(const Request&, const std::string&,
-                                                   std::shared_ptr<const ServedModel>));
+                     absl::StatusOr<std::shared_ptr<const ServedModel>> model, Check check);
+  // The same for a generation, which may go on with a kept conversation.
+  void StartGeneration(grpc::CallbackServerContext* context, const std::shared_ptr<GenerationSession>& session,
+                       const v1::GenerateRequest& request, const std::string& request_id,
+                       absl::StatusOr<std::shared_ptr<const ServedModel>> model);
   // Answers a call about text on the spot, or off gRPC's threads when it is large.
   template <typename Request, typename Response>
   grpc::ServerUnaryReactor* AnswerText(Method method, grpc::CallbackServerContext* context, const Request* request,
                                        Response* response,
                                        absl::StatusOr<Response> (*answer)(const Request&, const ServedModel&));
 
+  // Reaches the service from calls to workers, which may outlive it.
+  struct Link {
+    absl::Mutex mutex;
+    InferenceService* service ABSL_GUARDED_BY(mutex);
+  };
+
   const InferenceContext context_;
+  const std::shared_ptr<Link> link_ = std::make_shared<Link>();
   LiveCalls live_calls_;
 };
 

@@ -24,6 +24,20 @@ void AddEncodeError(const absl::Status& status, const std::string& field, Violat
   }
 }
 
+std::vector<int32_t> EncodeTurns(const v1::ChatPrompt& prompt, const ServedModel& model, Violations* violations,
+                                 absl::StatusOr<std::vector<int32_t>> (*encode)(const Tokenizer&,
+                                                                                absl::Span<const ChatTurn>)) {
+  const Tokenizer* const tokenizer = TokenizerOf(model, violations);
+  if (tokenizer == nullptr) return {};
+  std::vector<ChatTurn> turns;
+  turns.reserve(static_cast<size_t>(prompt.messages_size()));
+  for (const v1::ChatMessage& message : prompt.messages()) turns.push_back({message.role(), message.content()});
+  absl::StatusOr<std::vector<int32_t>> ids = encode(*tokenizer, turns);
+  if (ids.ok()) return *std::move(ids);
+  AddEncodeError(ids.status(), "chat.messages", violations);
+  return {};
+}
+
 }  // namespace
 
 std::vector<int32_t> EncodeTextPrompt(const v1::TextPrompt& prompt, const ServedModel& model, Violations* violations) {
@@ -51,22 +65,20 @@ std::vector<int32_t> EncodeTokenPrompt(const v1::TokenPrompt& prompt, const std:
 }
 
 std::vector<int32_t> EncodeChatPrompt(const v1::ChatPrompt& prompt, const ServedModel& model, Violations* violations) {
-  const Tokenizer* const tokenizer = TokenizerOf(model, violations);
-  if (tokenizer == nullptr) return {};
-  std::vector<ChatTurn> turns;
-  turns.reserve(static_cast<size_t>(prompt.messages_size()));
-  for (const v1::ChatMessage& message : prompt.messages()) turns.push_back({message.role(), message.content()});
-  absl::StatusOr<std::vector<int32_t>> ids = EncodeChat(*tokenizer, turns);
-  if (ids.ok()) return *std::move(ids);
-  AddEncodeError(ids.status(), "chat.messages", violations);
-  return {};
+  return EncodeTurns(prompt, model, violations, EncodeChat);
+}
+
+std::vector<int32_t> EncodeNextTurns(const v1::ChatPrompt& prompt, const ServedModel& model, Violations* violations) {
+  return EncodeTurns(prompt, model, violations, EncodeNextTurns);
 }
 
 std::vector<int32_t> EncodeContinuation(const std::string& text, const std::string& field, const ServedModel& model,
-                                        Violations* violations) {
+                                        Violations* violations, bool parse_special) {
   const Tokenizer* const tokenizer = TokenizerOf(model, violations);
   if (tokenizer == nullptr) return {};
-  absl::StatusOr<std::vector<int32_t>> ids = tokenizer->Encode(text);
+  EncodeOptions options;
+  options.parse_special = parse_special;
+  absl::StatusOr<std::vector<int32_t>> ids = tokenizer->Encode(text, options);
   if (ids.ok()) return *std::move(ids);
   AddEncodeError(ids.status(), field, violations);
   return {};

@@ -16,9 +16,11 @@ std::vector<int32_t> EncodeTextPrompt(const v1::TextPrompt& prompt, const Served
 std::vector<int32_t> EncodeTokenPrompt(const v1::TokenPrompt& prompt, const std::string& field,
                                        const ServedModel& model, Violations* violations);
 std::vector<int32_t> EncodeChatPrompt(const v1::ChatPrompt& prompt, const ServedModel& model, Violations* violations);
-// Text that goes on after something else: no BOS, control symbols are plain text.
+// Text that goes on after something else: no BOS, control symbols are plain text unless asked for.
 std::vector<int32_t> EncodeContinuation(const std::string& text, const std::string& field, const ServedModel& model,
-                                        Violations* violations);
+                                        Violations* violations, bool parse_special = false);
+// The next turns of a conversation whose last token belongs to the model's answer.
+std::vector<int32_t> EncodeNextTurns(const v1::ChatPrompt& prompt, const ServedModel& model, Violations* violations);
 
 // The first id outside the vocabulary is a violation "field[i]".
 void CheckTokenIds(const google::protobuf::RepeatedField<int32_t>& ids, const std::string& field, int64_t vocab_size,

@@ -30,9 +30,13 @@ int64_t TextBytes(const Request& request) {
   return static_cast<int64_t>(bytes);
 }
 
+std::vector<int32_t> EncodeNext(const v1::GenerateRequest& request, const ServedModel& model, Violations* violations);
+// Nothing follows a scored context but its continuations.
+std::vector<int32_t> EncodeNext(const v1::ScoreRequest&, const ServedModel&, Violations*) { return {}; }
+
 template <typename Request>
 std::vector<int32_t> EncodePrompt(const Request& request, const char* what, const ServedModel& model,
-                                  Violations* violations) {
+                                  Violations* violations, const absl::optional<SessionPrefix>& prefix = absl::nullopt) {
   const char* const field = request.has_text() ? "text" : request.has_tokens() ? "tokens.ids" : "chat";
   // So much text cannot fit, however it is tokenized; finding out how many tokens it has would take long.
   if (model.longest_piece_bytes > 0 && TextBytes(request) / model.longest_piece_bytes >= model.max_tokens) {
@@ -44,7 +48,9 @@ std::vector<int32_t> EncodePrompt(const Request& request, const char* what, cons
   }
   const size_t before = violations->count();
   std::vector<int32_t> ids;
-  if (request.has_text()) {
+  if (prefix.has_value() && (request.has_text() || request.has_tokens() || request.has_chat())) {
+    ids = EncodeNext(request, model, violations);
+  } else if (request.has_text()) {
     ids = EncodeTextPrompt(request.text(), model, violations);
   } else if (request.has_tokens()) {
     ids = EncodeTokenPrompt(request.tokens(), field, model, violations);
@@ -55,12 +61,14 @@ std::vector<int32_t> EncodePrompt(const Request& request, const char* what, cons
   }
   if (violations->count() > before) return ids;
   if (ids.empty()) violations->Add(field, "has no tokens");
+  if (prefix.has_value()) ids.insert(ids.begin(), prefix->tokens.begin(), prefix->tokens.end());
   // One token of output, or of a continuation, has to fit behind it.
   const int64_t tokens = static_cast<int64_t>(ids.size());
   if (tokens >= model.max_tokens) {
-    violations->AddWithReason(
-        field, absl::StrCat("has ", tokens, " tokens; model ", model.name, " takes at most ", model.max_tokens - 1),
-        "PROMPT_TOO_LONG");
+    violations->AddWithReason(field,
+                              absl::StrCat(prefix.has_value() ? "with the conversation has " : "has ", tokens,
+                                           " tokens; model ", model.name, " takes at most ", model.max_tokens - 1),
+                              "PROMPT_TOO_LONG");
   }
   return ids;
 }
@@ -178,6 +186,25 @@ void ResolveChoices(const v1::GenerateRequest& asked, GenerationPlan* plan, Viol
   plan->wants_choices = asked.has_n();
   plan->stop_after = stop_after;
   for (int i = 1; i < n; ++i) plan->sampling.add_further_seeds(SampleSeed(plan->sampling.seed(), i));
+  if (asked.keep_state() && n > 1) violations->Add("keep_state", "needs n = 1: one conversation is kept");
+}
+
+worker::v1::SessionKey NewSessionKey(const std::string& identity) {
+  worker::v1::SessionKey key;
+  for (size_t i = 0; i < kSessionIdBytes / sizeof(uint64_t); ++i) {
+    const uint64_t part = RandomUint64();
+    key.mutable_id()->append(reinterpret_cast<const char*>(&part), sizeof(part));
+  }
+  key.set_identity(identity);
+  return key;
+}
+
+// What a request adds to a conversation.
+std::vector<int32_t> EncodeNext(const v1::GenerateRequest& request, const ServedModel& model, Violations* violations) {
+  if (request.has_text())
+    return EncodeContinuation(request.text().text(), "text.text", model, violations, request.text().parse_special());
+  if (request.has_chat()) return EncodeNextTurns(request.chat(), model, violations);
+  return EncodeTokenPrompt(request.tokens(), "tokens.ids", model, violations);
 }
 
 }  // namespace
@@ -198,7 +225,8 @@ bool IsRequestId(absl::string_view text) {
 }
 
 absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request, const std::string& request_id,
-                                             std::shared_ptr<const ServedModel> model) {
+                                             std::shared_ptr<const ServedModel> model, const std::string& identity,
+                                             const absl::optional<SessionPrefix>& prefix) {
   GenerationPlan plan;
   Violations violations;
   plan.request_id = request_id;
@@ -208,7 +236,9 @@ absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request,
   ResolveSampling(request.sampling(), *model, &plan.sampling, &violations);
   ResolveChoices(request, &plan, &violations);
   ResolveOutput(request.output(), &plan, &violations);
-  plan.prompt = EncodePrompt(request, "prompt", *model, &violations);
+  if (request.keep_state()) plan.keep = NewSessionKey(identity);
+  if (prefix.has_value()) plan.session = prefix->source;
+  plan.prompt = EncodePrompt(request, "prompt", *model, &violations, prefix);
   const int64_t room = model->max_tokens - static_cast<int64_t>(plan.prompt.size());
   ResolveStopping(request.stopping(), room, *model, &plan, &violations);
   if (!violations.empty()) return violations.ToStatus();

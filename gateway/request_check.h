@@ -21,6 +21,7 @@
 #include "absl/types/optional.h"
 #include "baton/v1/inference.pb.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/rpc/worker_request.h"
 #include "gateway/model_catalog.h"
 
 namespace baton {
@@ -49,6 +50,10 @@ struct GenerationPlan {
   bool wants_choices = false;
   // This many choices that have finished end the request: 1 to choices().
   int stop_after = 1;
+  // The key under which the finished sequence is kept; absent: it is not.
+  absl::optional<worker::v1::SessionKey> keep;
+  // Where the state of the prompt's beginning is kept; absent: nowhere.
+  absl::optional<worker::v1::SessionSource> session;
   int priority = 0;
   std::string cache_salt;
 
@@ -58,7 +63,13 @@ struct GenerationPlan {
   bool needs_logprobs() const { return logprobs || wants_choices; }
   bool IsStopToken(int32_t id) const;
   bool IsEos(int32_t id) const;
-  bool needs_decode() const { return stopping.max_new_tokens() > 1; }
+  bool needs_decode() const { return stopping.max_new_tokens() > 1 || keep.has_value(); }
+};
+
+// A kept conversation that a request goes on with.
+struct SessionPrefix {
+  std::vector<int32_t> tokens;
+  worker::v1::SessionSource source;
 };
 
 struct ScorePlan {
@@ -73,12 +84,19 @@ struct ScorePlan {
   std::string cache_salt;
 };
 
+// That of callers who have shown nothing.
+inline std::string NoIdentity() { return std::string(kIdentityBytes, '\0'); }
+
 // Printable ASCII, at most 128 bytes.
 bool IsRequestId(absl::string_view text);
 
 // `request_id`: as IsRequestId accepts it; the request's own field is not looked at.
+// `identity`: a hash of what the caller has shown for itself (kIdentityBytes): what is kept, is kept for it.
+// `prefix`: of request.session; the prompt follows it.
 absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request, const std::string& request_id,
-                                             std::shared_ptr<const ServedModel> model);
+                                             std::shared_ptr<const ServedModel> model,
+                                             const std::string& identity = NoIdentity(),
+                                             const absl::optional<SessionPrefix>& prefix = absl::nullopt);
 absl::StatusOr<ScorePlan> CheckScore(const v1::ScoreRequest& request, const std::string& request_id,
                                      std::shared_ptr<const ServedModel> model);
 absl::StatusOr<v1::TokenizeResponse> CheckAndTokenize(const v1::TokenizeRequest& request, const ServedModel& model);

@@ -205,6 +205,17 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   return route;
 }
 
+std::vector<std::shared_ptr<WorkerConnection>> Router::DecodeWorkers(const std::string& fingerprint,
+                                                                     const std::string& boot_id) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<std::shared_ptr<WorkerConnection>> workers;
+  for (const Row* row : Serving(Stage::kDecode, fingerprint)) {
+    const bool first = row->snapshot.info->boot_id() == boot_id;
+    workers.insert(first ? workers.begin() : workers.end(), row->snapshot.connection);
+  }
+  return workers;
+}
+
 Placement Router::MakePlacement(Row* row, int64_t amount, bool confirmed) {
   Placement placement;
   placement.router_ = this;

@@ -93,6 +93,10 @@ class Router : public FleetObserver {
 
   absl::StatusOr<Route> Place(const Demand& demand, const Avoid& avoid = {});
 
+  // Serving decode workers of a fingerprint, the one of this boot id first.
+  std::vector<std::shared_ptr<WorkerConnection>> DecodeWorkers(const std::string& fingerprint,
+                                                               const std::string& boot_id);
+
   void OnWorker(const WorkerSnapshot& snapshot) override;
   void OnWorkerRemoved(const std::string& endpoint, Stage stage) override;
 

@@ -63,12 +63,18 @@ Demand DemandOf(const ScorePlan& plan, size_t index) {
   return demand;
 }
 
-DecodeRequest MakeDecodeRequest(const GenerationPlan& plan) { return RequestOf<DecodeRequest>(plan); }
+DecodeRequest MakeDecodeRequest(const GenerationPlan& plan) {
+  DecodeRequest request = RequestOf<DecodeRequest>(plan);
+  if (plan.keep.has_value()) *request.mutable_keep() = *plan.keep;
+  return request;
+}
 
 PrefillRequest MakePrefillRequest(const GenerationPlan& plan, const worker::v1::Reservation* reservation) {
   PrefillRequest request = RequestOf<PrefillRequest>(plan);
   request.set_cache_salt(plan.cache_salt);
   if (plan.prompt_logprobs && plan.prompt.size() > 1) request.set_score_from(1);
+  request.set_keep_state(plan.keep.has_value());
+  if (plan.session.has_value()) *request.mutable_session() = *plan.session;
   if (reservation != nullptr) {
     worker::v1::Handoff* const handoff = request.mutable_handoff();
     handoff->set_endpoint(reservation->endpoint());

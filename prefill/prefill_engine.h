@@ -64,6 +64,7 @@ class PrefillEngine {
   void Wake() { doorbell_->Ring(); }
 
   const std::shared_ptr<const StateLayout>& layout() const { return context_.layout; }
+  MemoryBudget& budget() const { return *context_.budget; }
 
  private:
   using Jobs = std::map<uint64_t, std::unique_ptr<PrefillJob>>;

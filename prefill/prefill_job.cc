@@ -39,7 +39,8 @@ PromptEntry PrefillJob::MakeEntry(double arrival_seconds) const {
   entry.priority = call_->prompt.request.priority;
   entry.tokens = call_->prompt.tokens_to_compute();
   entry.first_logit_row = call_->prompt.first_logit_row();
-  entry.expected_cached = context_->cache->Find(key_, entry.first_logit_row);
+  entry.expected_cached = call_->kept_state.has_value() ? call_->kept_state->position()
+                                                        : context_->cache->Find(key_, entry.first_logit_row);
   entry.arrival_seconds = arrival_seconds;
   return entry;
 }
@@ -93,6 +94,12 @@ void PrefillJob::LayerDone(int layer, const PromptChunk& chunk) {
 absl::StatusOr<SequenceState> PrefillJob::MakeState() {
   const int64_t tokens = call_->prompt.tokens_to_compute();
   PrefixCache& cache = *context_->cache;
+  if (call_->kept_state.has_value()) {
+    SequenceState kept = *std::move(call_->kept_state);
+    call_->kept_state.reset();
+    cached_tokens_ = kept.position();
+    return kept;
+  }
   while (true) {
     cached_tokens_ = cache.Find(key_, call_->prompt.first_logit_row());
     absl::StatusOr<SequenceState> state = cached_tokens_ > 0
@@ -227,6 +234,7 @@ void PrefillJob::Finish(const PrefillEnd& end) {
     }
   }
   state_.reset();
+  call_->kept_state.reset();
   if (end.status.ok()) PushDone();
   call_->events->Finish(ToGrpcStatus(end.status));
   Record(end);

@@ -42,6 +42,8 @@ namespace baton {
 struct PrefillCall {
   PrefillPrompt prompt;
   std::shared_ptr<EventWriter<worker::v1::PrefillEvent>::Handle> events;
+  // Fetched from a session: the state of the prompt's first tokens, in memory for all of it. The job takes it.
+  absl::optional<SequenceState> kept_state;
   absl::Time accepted;
   std::chrono::system_clock::time_point deadline = std::chrono::system_clock::time_point::max();
   // The stream is over: the client went away, or it was answered.
@@ -124,8 +126,8 @@ class PrefillJob {
   FirstTokenRecord SampleFirstToken(absl::Span<const float> logits, const SamplingParams& sampling,
                                     const TokenHistory& history, worker::v1::FirstToken* told);
   void StartHandoff();
-  // All samples do: there is nothing to hand off.
-  bool ends_with_first_token() const { return all_ended_; }
+  // All samples do, and nobody keeps the state: there is nothing to hand off.
+  bool ends_with_first_token() const { return all_ended_ && !call_->prompt.keep_state; }
   PrefillEnd HandoffEnd() const;
   void PushDone();
   void CountHandoff(const PrefillEnd& end);

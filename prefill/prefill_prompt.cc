@@ -26,11 +26,23 @@ bool IsEndpoint(absl::string_view text) {
   return host.find(':') == absl::string_view::npos || (host.front() == '[' && host.back() == ']');
 }
 
+// Somebody needs the state.
+bool HandsOff(const PrefillPrompt& prompt) {
+  if (prompt.score_only) return false;
+  return prompt.keep_state || prompt.request.max_new_tokens - prompt.request.generated_tokens > 1;
+}
+
+absl::Status CheckSession(const worker::v1::SessionSource& session) {
+  BATON_RETURN_IF_ERROR(CheckSessionKey(session.key()));
+  if (IsEndpoint(session.endpoint())) return absl::OkStatus();
+  return BadRequestError({{"session.endpoint", "must be HOST:PORT of a decode worker that has the session"}});
+}
+
 absl::Status CheckHandoff(const worker::v1::PrefillRequest& request, const PrefillPrompt& prompt) {
-  const bool continues = !prompt.score_only && prompt.request.max_new_tokens - prompt.request.generated_tokens > 1;
   if (!request.has_handoff()) {
-    if (!continues) return absl::OkStatus();
-    return BadRequestError({{"handoff", "must be given when more than the first token is to be generated"}});
+    if (!HandsOff(prompt)) return absl::OkStatus();
+    return BadRequestError(
+        {{"handoff", "must be given when more than the first token is to be generated, or the state to be kept"}});
   }
   if (!IsEndpoint(request.handoff().endpoint())) {
     return BadRequestError({{"handoff.endpoint", "must be HOST:PORT, where the decode worker can be reached"}});
@@ -53,10 +65,13 @@ absl::StatusOr<PrefillPrompt> CheckPrefillRequest(const worker::v1::PrefillReque
   if (prompt.score_only && !prompt.score_from.has_value()) {
     return BadRequestError({{"score_from", "must be given with score_only: nothing else would be computed"}});
   }
+  prompt.keep_state = request.keep_state();
   BATON_RETURN_IF_ERROR(CheckHandoff(request, prompt));
-  // With a budget of one more token the state would never be used.
-  if (request.has_handoff() && prompt.request.max_new_tokens - prompt.request.generated_tokens > 1) {
-    prompt.handoff = request.handoff();
+  // With a budget of one more token the state would never be used, unless it is kept.
+  if (request.has_handoff() && HandsOff(prompt)) prompt.handoff = request.handoff();
+  if (request.has_session()) {
+    BATON_RETURN_IF_ERROR(CheckSession(request.session()));
+    prompt.session = request.session();
   }
 
   const int64_t bytes = limits.layout->BytesFor(prompt.tokens_to_compute());

@@ -20,8 +20,12 @@ struct PrefillPrompt {
   bool score_only = false;
   // Only prompts with the same salt share what is cached.
   std::string cache_salt;
-  // Absent when the sequence ends with its first token or is only scored.
+  // Absent when the sequence ends with its first token (and is not kept) or is only scored.
   absl::optional<worker::v1::Handoff> handoff;
+  // The sequence is kept when it has ended.
+  bool keep_state = false;
+  // Where the state of the prompt's beginning can be had.
+  absl::optional<worker::v1::SessionSource> session;
 
   int64_t tokens() const { return static_cast<int64_t>(request.tokens.size()); }
   // Nothing follows the last token of a prompt that is only scored, so it is not computed.

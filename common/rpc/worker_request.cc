@@ -140,8 +140,24 @@ TokenHistory SequenceRequest::MakeHistory() const {
   return history;
 }
 
+absl::Status CheckSessionKey(const worker::v1::SessionKey& key) {
+  if (key.id().size() == kSessionIdBytes && key.identity().size() == kIdentityBytes) return absl::OkStatus();
+  return BadRequestError(
+      {{"key", absl::StrCat("must be an id of ", kSessionIdBytes, " and an identity of ", kIdentityBytes, " bytes")}});
+}
+
 absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& request, const RequestLimits& limits) {
-  return Check(request, limits, /*generates=*/true, {});
+  Violations violations;
+  if (request.has_keep() && !CheckSessionKey(request.keep()).ok()) violations.emplace_back("keep", "is not a key");
+  if (request.has_keep() && !request.sampling().further_seeds().empty()) {
+    violations.emplace_back("keep", "only one sample can be kept");
+  }
+  absl::StatusOr<SequenceRequest> checked = Check(request, limits, /*generates=*/true, std::move(violations));
+  if (checked.ok() && request.has_keep()) {
+    checked->keep_id = request.keep().id();
+    checked->keep_identity = request.keep().identity();
+  }
+  return checked;
 }
 
 absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::PrefillRequest& request, const RequestLimits& limits) {

@@ -25,6 +25,8 @@ inline constexpr int kMaxRequestIdBytes = 128;
 inline constexpr size_t kMaxCacheSaltBytes = 128;
 inline constexpr int kMaxStopTokenIds = 1024;
 inline constexpr int kMaxLogitBiasEntries = 1024;
+inline constexpr size_t kSessionIdBytes = 16;
+inline constexpr size_t kIdentityBytes = 32;
 
 // What a worker accepts.
 struct RequestLimits {
@@ -51,6 +53,9 @@ struct SequenceRequest {
   bool logprobs = false;
   int top_logprobs = 0;
   int priority = 0;
+  // DecodeRequest: the key to keep the finished sequence under; empty: it is not kept.
+  std::string keep_id;
+  std::string keep_identity;
 
   int samples() const { return 1 + static_cast<int>(further_seeds.size()); }
   uint64_t seed(int sample) const {
@@ -75,6 +80,9 @@ absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& re
 // Also checks score_from, and that a handoff is complete when there is one. With score_only, sampling and stopping are
 // not looked at and max_new_tokens is 0.
 absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::PrefillRequest& request, const RequestLimits& limits);
+
+// INVALID_ARGUMENT unless both parts have their lengths.
+absl::Status CheckSessionKey(const worker::v1::SessionKey& key);
 
 SamplingParams FromProto(const worker::v1::Sampling& sampling);
 void ToProto(const TokenLogprob& logprob, worker::v1::TokenLogprobs* out);

@@ -49,6 +49,8 @@ class LoadReporter {
   // Beginnings of prompts that are cached.
   PrefixSummary& prefixes() { return prefixes_; }
   const PrefixSummary& prefixes() const { return prefixes_; }
+  // State memory that is in use and is given up for whoever needs it (kept sessions): not reported as used.
+  void SetReclaimable(int64_t bytes) { reclaimable_.store(bytes, std::memory_order_relaxed); }
   void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
 
   // All but tokens_per_second, which the service works out from tokens_done, and prefixes, which differ by watcher.
@@ -61,6 +63,7 @@ class LoadReporter {
   std::atomic<int64_t> queued_{0};
   std::atomic<int64_t> queued_tokens_{0};
   std::atomic<int64_t> tokens_done_{0};
+  std::atomic<int64_t> reclaimable_{0};
   std::atomic<bool> draining_{false};
   PrefixSummary prefixes_;
 };

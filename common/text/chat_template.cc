@@ -41,9 +41,9 @@ absl::Status CheckTurns(absl::Span<const ChatTurn> turns) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns) {
+// `continues`: after an answer, whose turn is to be closed.
+absl::StatusOr<std::vector<int32_t>> Encode(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns,
+                                            bool continues) {
   const int32_t start_of_turn = tokenizer.PieceId("<start_of_turn>");
   const int32_t end_of_turn = tokenizer.PieceId("<end_of_turn>");
   if (!tokenizer.IsSpecial(start_of_turn) || !tokenizer.IsSpecial(end_of_turn) || tokenizer.bos_id() < 0) {
@@ -52,22 +52,40 @@ absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer, absl
   }
   BATON_RETURN_IF_ERROR(CheckTurns(turns));
 
-  std::vector<int32_t> ids = {tokenizer.bos_id()};
+  std::vector<int32_t> ids;
   const auto append_text = [&](absl::string_view text) -> absl::Status {
     BATON_ASSIGN_OR_RETURN(const std::vector<int32_t> encoded, tokenizer.Encode(text));
     ids.insert(ids.end(), encoded.begin(), encoded.end());
     return absl::OkStatus();
   };
+  const auto end_turn = [&]() -> absl::Status {
+    ids.push_back(end_of_turn);
+    return append_text("\n");
+  };
+  if (continues) {
+    BATON_RETURN_IF_ERROR(end_turn());
+  } else {
+    ids.push_back(tokenizer.bos_id());
+  }
   for (const ChatTurn& turn : turns) {
     const absl::string_view role = turn.role == kUser ? kUser : kModel;
     ids.push_back(start_of_turn);
     BATON_RETURN_IF_ERROR(append_text(absl::StrCat(role, "\n", StripUnicodeWhitespace(turn.content))));
-    ids.push_back(end_of_turn);
-    BATON_RETURN_IF_ERROR(append_text("\n"));
+    BATON_RETURN_IF_ERROR(end_turn());
   }
   ids.push_back(start_of_turn);
   BATON_RETURN_IF_ERROR(append_text(absl::StrCat(kModel, "\n")));
   return ids;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns) {
+  return Encode(tokenizer, turns, /*continues=*/false);
+}
+
+absl::StatusOr<std::vector<int32_t>> EncodeNextTurns(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns) {
+  return Encode(tokenizer, turns, /*continues=*/true);
 }
 
 }  // namespace baton

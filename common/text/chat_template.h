@@ -25,5 +25,8 @@ struct ChatTurn {
 //                     with user, last turn not the user's, or invalid UTF-8
 //   FAILED_PRECONDITION  the tokenizer has no turn symbols (not a chat model)
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns);
+// What follows an answer of the model in a conversation that goes on: the end of its turn, then `turns`, and the
+// opening of the next answer. So chat(a, answer, b) = chat(a) ++ answer ++ next(b). Same errors.
+absl::StatusOr<std::vector<int32_t>> EncodeNextTurns(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns);
 
 }  // namespace baton

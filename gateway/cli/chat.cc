@@ -95,9 +95,11 @@ class Chat {
     if (text == "/quit" || text == "/exit") return false;
     if (text == "/reset") {
       messages_.clear();
+      kept_.clear();
       Dim("(forgotten)\n");
     } else if (absl::StartsWith(text, "/model ")) {
       model_ = std::string(absl::StripAsciiWhitespace(text.substr(sizeof "/model" - 1)));
+      kept_.clear();
       Dim(absl::StrCat("(from now on ", model_, ")\n"));
     } else {
       if (text != "/help") terminal_.Note(absl::StrCat("there is no command ", WithoutControls(text), "\n"));
@@ -119,13 +121,16 @@ class Chat {
     BATON_RETURN_IF_ERROR(FillRequest(options_, &request));
     request.set_model(model_);
     request.mutable_output()->set_token_ids(false);
-    for (const v1::ChatMessage& turn : messages_) *request.mutable_chat()->add_messages() = turn;
+    request.set_keep_state(true);
 
     TextPrinter printer(terminal_);
     Answer answer;
-    const absl::Status status = StreamAnswer(
-        session_, request, [&](const v1::GenerateEvent& event) { return printer.Print(event.delta().text()); },
-        &answer);
+    absl::Status status = Ask(&request, printer, &answer);
+    if (ErrorReason(status) == "SESSION_EXPIRED") {
+      // The servers have let go of it: they are told the whole conversation again.
+      kept_.clear();
+      status = Ask(&request, printer, &answer);
+    }
     BATON_RETURN_IF_ERROR(printer.EndLine());
     const bool interrupted = session_.interrupt().raised();
     if (interrupted && session_.interrupt().signal() == SIGTERM) return session_.interrupt().status();
@@ -143,9 +148,24 @@ class Chat {
       messages_.pop_back();
     } else {
       messages_.push_back(MakeMessage("model", answer.text));
+      kept_ = answer.finished.session().handle();
     }
     Dim(absl::StrCat("(", interrupted ? "stopped" : Summary(answer.finished), ")\n"));
     return absl::OkStatus();
+  }
+
+  // Sends the last message where the servers have kept what was said before, else all of them.
+  absl::Status Ask(v1::GenerateRequest* request, TextPrinter& printer, Answer* answer) {
+    request->set_session(kept_);
+    request->clear_chat();
+    if (kept_.empty()) {
+      for (const v1::ChatMessage& turn : messages_) *request->mutable_chat()->add_messages() = turn;
+    } else {
+      *request->mutable_chat()->add_messages() = messages_.back();
+    }
+    return StreamAnswer(
+        session_, *request, [&](const v1::GenerateEvent& event) { return printer.Print(event.delta().text()); },
+        answer);
   }
 
   static v1::ChatMessage MakeMessage(const std::string& role, const std::string& content) {
@@ -160,6 +180,8 @@ class Chat {
   Terminal& terminal_;
   std::string model_;
   std::vector<v1::ChatMessage> messages_;
+  // Handle of the conversation up to here, where the servers have kept it.
+  std::string kept_;
 };
 
 }  // namespace

@@ -27,6 +27,8 @@ struct GenerateOptions {
   bool no_stream = false;
   std::optional<int32_t> samples;
   std::optional<int32_t> stop_after;
+  bool keep_state = false;
+  std::string session;
   RequestOptions request;
 };
 
@@ -149,6 +151,9 @@ absl::Status Generate(const GenerateOptions& options, Session& session) {
   BATON_RETURN_IF_ERROR(FillRequest(options.request, &request));
   if (options.samples) request.set_n(*options.samples);
   if (options.stop_after) request.set_stop_after(*options.stop_after);
+  if (options.keep_state) request.set_keep_state(true);
+  BATON_RETURN_IF_ERROR(CheckUtf8(options.session, "session handle"));
+  request.set_session(options.session);
   BATON_RETURN_IF_ERROR(FillPrompt(options, session, &request));
   BATON_ASSIGN_OR_RETURN(*request.mutable_model(), ChooseModel(session));
   if (session.options.json) {
@@ -189,6 +194,15 @@ Command AddGenerate(CLI::App& app, Session& session) {
   command->add_option("--stop-after", options->stop_after, "With -n: when K answers have finished, cut off the others")
       ->type_name("K")
       ->group(samples);
+  const std::string conversation = "Conversation";
+  command
+      ->add_flag("--keep-state", options->keep_state,
+                 "Let the conversation be continued: --json shows its session handle")
+      ->group(conversation);
+  command
+      ->add_option("--session", options->session, "Go on with a kept conversation; the prompt is only what comes new")
+      ->type_name("HANDLE")
+      ->group(conversation);
   AddSamplingFlags(command, &options->request);
   AddStoppingFlags(command, &options->request);
   AddOutputFlags(command, &options->request);

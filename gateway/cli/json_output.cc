@@ -41,6 +41,10 @@ void AddFinished(const v1::Finished& finished, Json* out) {
   (*out)["timing"] = {{"queue_seconds", finished.timing().queue_seconds()},
                       {"time_to_first_token_seconds", finished.timing().time_to_first_token_seconds()},
                       {"total_seconds", finished.timing().total_seconds()}};
+  if (finished.has_session()) {
+    (*out)["session"] = {{"handle", finished.session().handle()},
+                         {"expires_in_seconds", finished.session().expires_in_seconds()}};
+  }
 }
 
 }  // namespace

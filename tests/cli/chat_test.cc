@@ -41,6 +41,34 @@ TEST_F(ChatTest, EveryTurnBringsThoseBefore) {
   EXPECT_THAT(Turns(requests[2]), ElementsAre("user: three"));
 }
 
+TEST_F(ChatTest, KeptTurnsAreNotSentAgain) {
+  gateway_.deltas = {"Yes."};
+  gateway_.session = "handle";
+  EXPECT_EQ(Run("one\ntwo\n/reset\nthree\n").code, 0);
+  const auto requests = gateway_.requests();
+  ASSERT_EQ(requests.size(), 3u);
+  for (const v1::GenerateRequest& request : requests) EXPECT_TRUE(request.keep_state());
+  EXPECT_EQ(requests[0].session(), "");
+  EXPECT_EQ(requests[1].session(), "handle");
+  EXPECT_THAT(Turns(requests[1]), ElementsAre("user: two"));
+  EXPECT_EQ(requests[2].session(), "") << "another conversation";
+}
+
+TEST_F(ChatTest, AnExpiredSessionIsSentAgainWhole) {
+  gateway_.deltas = {"Yes."};
+  gateway_.session = "handle";
+  gateway_.sessions_expire = true;
+  const CliResult result = Run("one\ntwo\n");
+  EXPECT_EQ(result.code, 0);
+  EXPECT_EQ(result.out, "Yes.\nYes.\n");
+  EXPECT_EQ(result.err, "");
+  const auto requests = gateway_.requests();
+  ASSERT_EQ(requests.size(), 3u);
+  EXPECT_EQ(requests[1].session(), "handle");
+  EXPECT_EQ(requests[2].session(), "");
+  EXPECT_THAT(Turns(requests[2]), ElementsAre("user: one", "model: Yes.", "user: two"));
+}
+
 TEST_F(ChatTest, FlagsHoldForEveryTurn) {
   RunBaton({"--gateway", gateway_.address(), "chat", "--temperature", "0", "--seed", "7"}, "a\nb\n");
   for (const v1::GenerateRequest& request : gateway_.requests()) {

@@ -38,6 +38,9 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
 
   // What it answers. Set before the call.
+  // Handle of the session that every answer is kept as, and whether there is none any more by the next turn.
+  std::string session;
+  bool sessions_expire = false;
   // When not empty: what GenerateStream sends, and nothing else.
   std::vector<v1::GenerateEvent> script;
   std::vector<std::string> deltas = {"The capital", " of France", " is Paris."};
@@ -92,6 +95,7 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
     finished.mutable_usage()->set_total_tokens(14 + static_cast<int32_t>(deltas.size()));
     finished.mutable_timing()->set_time_to_first_token_seconds(0.012);
     finished.mutable_timing()->set_total_seconds(0.032);
+    if (!session.empty()) finished.mutable_session()->set_handle(session);
     return finished;
   }
 
@@ -114,6 +118,9 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
                               grpc::ServerWriter<v1::GenerateEvent>* writer) override {
     const grpc::Status status = Remember(*request);
     if (!status.ok()) return status;
+    if (sessions_expire && !request->session().empty()) {
+      return ToGrpcStatus(WithReason(absl::NotFoundError("gone"), "SESSION_EXPIRED"));
+    }
     for (const v1::GenerateEvent& scripted : script) writer->Write(scripted);
     if (!script.empty()) return grpc::Status::OK;
     v1::GenerateEvent event;

@@ -99,6 +99,8 @@ class Fleet:
             used = sum(value for (series, _), value in samples.items() if series == "baton_state_bytes_used")
             # What the prefix cache keeps is nobody's; with nothing running it alone holds it.
             used -= sum(value for (series, _), value in samples.items() if series == "baton_prefix_cache_bytes")
+            # Kept conversations stay until they expire or others need the room.
+            used -= process.value("baton_session_bytes", place="memory")
             if used != self.idle_bytes.get(id(process), 0):
                 reasons.append(f"{process.role} {process.address}: {used:g} bytes of state in use")
         return reasons
