@@ -222,7 +222,7 @@ class Reserved {
   absl::Status WaitForTokens() {
     worker::v1::DecodeEvent event;
     while (stream_->Read(&event)) {
-      if (event.has_tokens()) return absl::OkStatus();
+      if (!event.progress().tokens().empty()) return absl::OkStatus();
     }
     return absl::UnavailableError("the decode worker gave no tokens");
   }
