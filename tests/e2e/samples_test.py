@@ -15,7 +15,8 @@ STORY = "Tell me something about rivers, mountains and the sea."
 @pytest.fixture(scope="module")
 def fleet(launch):
     # Chunks and batches that cut through prompts and requests.
-    return launch(models=MODELS, prefill_flags=["--chunk-tokens", "16"], decode_flags=["--max-batch", "5"])
+    return launch(models=MODELS, prefill_flags=["--chunk-tokens", "16", "--prefix-cache", "off"],
+                  decode_flags=["--max-batch", "5"])
 
 
 def sample_seed(seed, sample):

@@ -12,6 +12,8 @@ from messages import chat, failure_of, greedy, tokens
 from process import wait_until
 
 MODELS = [GEMMA, RECURRENT]
+# What is cached here comes from sessions.
+NO_CACHE = ["--prefix-cache", "off"]
 
 
 def spilling(directory):
@@ -23,7 +25,7 @@ def spilling(directory):
 def fleet(request, launch, tmp_path_factory):
     directory = tmp_path_factory.mktemp("sessions")
     flags = [] if request.param == "memory" else spilling(directory)
-    fleet = launch(models=MODELS, prefill_flags=["--chunk-tokens", "16"], decode_flags=flags)
+    fleet = launch(models=MODELS, prefill_flags=[*NO_CACHE, "--chunk-tokens", "16"], decode_flags=flags)
     fleet.kept_in = directory if flags else None
     return fleet
 
@@ -160,7 +162,7 @@ def directory(tmp_path):
 
 
 def test_sessions_expire(launch_for_test, directory):
-    fleet = launch_for_test(decode_flags=["--session-ttl", "0.5", "--session-dir", str(directory)])
+    fleet = launch_for_test(prefill_flags=NO_CACHE, decode_flags=["--session-ttl", "0.5", "--session-dir", str(directory)])
     first = fleet.generate(tokens([2] + ids_of(40, 3), GEMMA, keep_state=True, **TURNS["length"]))
     handle = first.finished.session.handle
     assert 0 < first.finished.session.expires_in_seconds <= 0.5
@@ -178,14 +180,14 @@ def test_sessions_expire(launch_for_test, directory):
 
 
 def test_sessions_can_be_off(launch_for_test):
-    fleet = launch_for_test(decode_flags=["--session-ttl", "0"])
+    fleet = launch_for_test(prefill_flags=NO_CACHE, decode_flags=["--session-ttl", "0"])
     first = fleet.generate(tokens([2] + ids_of(40, 3), GEMMA, keep_state=True, **TURNS["length"]))
     assert not first.finished.HasField("session")
     fleet.wait_idle()
 
 
 def test_any_worker_goes_on_from_a_shared_directory(launch_for_test, directory):
-    fleet = launch_for_test(decode=2, decode_flags=["--session-dir", str(directory)])
+    fleet = launch_for_test(prefill_flags=NO_CACHE, decode=2, decode_flags=["--session-dir", str(directory)])
     conversation = [2] + ids_of(120, 3)
     first = fleet.generate(tokens(conversation, GEMMA, keep_state=True, **TURNS["length"]))
     holder = next(d for d in fleet.decodes if d.value("baton_sessions", place="memory"))
@@ -200,7 +202,7 @@ def test_any_worker_goes_on_from_a_shared_directory(launch_for_test, directory):
 
 
 def test_a_dead_worker_takes_its_sessions_along(launch_for_test):
-    fleet = launch_for_test(decode=2)
+    fleet = launch_for_test(prefill_flags=NO_CACHE, decode=2)
     first = fleet.generate(tokens([2] + ids_of(40, 3), GEMMA, keep_state=True, **TURNS["length"]))
     holder = next(d for d in fleet.decodes if d.value("baton_sessions", place="memory"))
     holder.kill()
@@ -209,7 +211,7 @@ def test_a_dead_worker_takes_its_sessions_along(launch_for_test):
 
 
 def test_damaged_files_are_never_decoded(launch_for_test, directory):
-    fleet = launch_for_test(decode_flags=spilling(directory))
+    fleet = launch_for_test(prefill_flags=NO_CACHE, decode_flags=spilling(directory))
     fleet.kept_in = directory
     conversation = [2] + ids_of(120, 3)
     first = fleet.generate(tokens(conversation, GEMMA, keep_state=True, **TURNS["length"]))
@@ -242,7 +244,7 @@ def test_damaged_files_are_never_decoded(launch_for_test, directory):
 
 def test_kept_sessions_give_way_to_requests(launch_for_test):
     # Room for a few sequences of this size.
-    fleet = launch_for_test(decode_memory="12MiB", decode_flags=["--session-memory", "12MiB"])
+    fleet = launch_for_test(prefill_flags=NO_CACHE, decode_memory="12MiB", decode_flags=["--session-memory", "12MiB"])
     request = tokens([2] + ids_of(1500, 3), GEMMA, keep_state=True, **TURNS["length"])
     handles = [fleet.generate(request).finished.session.handle for _ in range(12)]
     decode = fleet.decodes[0]
