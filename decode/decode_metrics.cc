@@ -28,6 +28,15 @@ DecodeMetrics::DecodeMetrics(Metrics* metrics, const std::string& model, const M
       handoff_unreachable(HandoffFailures(metrics, model, "unreachable")),
       handoff_refused(HandoffFailures(metrics, model, "refused")),
       handoff_corrupt(HandoffFailures(metrics, model, "corrupt")),
+      state_spills(metrics->AddCounter("baton_state_spills_total", "Sequences sent to disk because memory was short.",
+                                       {{"model", model}})),
+      state_spill_failures(metrics->AddCounter("baton_state_spill_failures_total",
+                                               "Sequences that could not be sent to disk or read back, and ended.",
+                                               {{"model", model}})),
+      sequences_spilled(
+          metrics->AddGauge("baton_sequences_spilled", "Sequences that wait on disk for memory.", {{"model", model}})),
+      spilled_bytes(
+          metrics->AddGauge("baton_state_spilled_bytes", "Bytes of sequences that wait on disk.", {{"model", model}})),
       step_seconds(
           metrics->AddHistogram("baton_step_seconds", "One engine step.", StepSecondsBuckets(), {{"model", model}})),
       step_tokens(

@@ -30,6 +30,10 @@ struct DecodeMetrics {
   prometheus::Counter& handoff_unreachable;
   prometheus::Counter& handoff_refused;
   prometheus::Counter& handoff_corrupt;
+  prometheus::Counter& state_spills;
+  prometheus::Counter& state_spill_failures;
+  prometheus::Gauge& sequences_spilled;
+  prometheus::Gauge& spilled_bytes;
   prometheus::Histogram& step_seconds;
   prometheus::Histogram& step_tokens;
   prometheus::Histogram& step_sequences;

@@ -75,8 +75,9 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
                   load->SetReclaimable(bytes);
                   metrics_.UpdateStateBytes();
                 }),
-      engine_(model, options.engine, &metrics_, load, &sessions_),
-      reservations_(options.boot_id, model->MakeStateLayout(kDecodeRunTokens), budget, &metrics_, load, &sessions_) {
+      engine_(model, options.engine, budget, &metrics_, load, &sessions_),
+      reservations_(options.boot_id, model->MakeStateLayout(kDecodeRunTokens), options.engine.reserve_output, budget,
+                    &metrics_, load, &sessions_) {
   receiver_context_.limits = limits_;
   receiver_context_.reservations = &reservations_;
   receiver_context_.engine = &engine_;
@@ -103,6 +104,11 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
   if (!checked.ok()) {
     gate_->Leave();
     return Refuse(*request, checked.status());
+  }
+  if (engine_.short_of_memory()) {
+    gate_->Leave();
+    return Refuse(*request, WithRetryAfter(absl::ResourceExhaustedError("running sequences wait for memory"),
+                                           kMemoryRetryDelay, "DECODE_MEMORY_FULL"));
   }
   auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_);
   absl::StatusOr<std::shared_ptr<Reservation>> created = reservations_.Create(call);

@@ -10,6 +10,7 @@
 #include "absl/types/optional.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/status_mapping.h"
+#include "decode/active_sequence.h"
 #include "decode/turn.h"
 
 namespace baton {
@@ -19,90 +20,14 @@ using worker::v1::DecodeEvent;
 
 // With this many events waiting to be written, a reader is behind.
 constexpr size_t kQueuedEventsWhenBehind = 2;
-
-bool HasPenalties(const SamplingParams& params) {
-  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
-}
+constexpr absl::Duration kMemoryPoll = absl::Milliseconds(10);
 
 }  // namespace
 
-// What the samples of one call share.
-struct DecodeEngine::Request {
-  Request(std::shared_ptr<DecodeCall> call_in, int live_in)
-      : call(std::move(call_in)), sampling(call->request().sampling), live(live_in) {
-    chunk_of.resize(static_cast<size_t>(call->request().samples()), kNoChunk);
-  }
-
-  static constexpr int kNoChunk = -1;
-
-  // The chunk of `unread` that this sample's next token belongs to.
-  worker::v1::TokenChunk* Chunk(int sample, int64_t position) {
-    worker::v1::Progress* progress = unread.mutable_progress();
-    int& chunk = chunk_of[static_cast<size_t>(sample)];
-    if (chunk == kNoChunk) {
-      chunk = progress->tokens_size();
-      progress->add_tokens()->set_position(position);
-      progress->mutable_tokens(chunk)->set_sample(sample);
-    }
-    return progress->mutable_tokens(chunk);
-  }
-
-  DecodeEvent TakeUnread() {
-    DecodeEvent taken = std::move(unread);
-    unread.Clear();
-    unread_tokens = 0;
-    std::fill(chunk_of.begin(), chunk_of.end(), kNoChunk);
-    return taken;
-  }
-
-  const std::shared_ptr<DecodeCall> call;
-  // Its seed is that of the sample just drawn: a copy for each would be large (allowed ids).
-  SamplingParams sampling;
-  // Samples that have not ended.
-  int live;
-  // Of this step, not sampled yet.
-  int in_step = 0;
-  // Sampled or ended, and not pushed yet.
-  DecodeEvent unread;
-  int64_t unread_tokens = 0;
-  std::vector<int> chunk_of;
-};
-
-struct DecodeEngine::Sequence {
-  Sequence(std::shared_ptr<Request> request_in, SampleStart start)
-      : request(std::move(request_in)),
-        sample(start.sample),
-        state(std::move(start.state)),
-        next_token(start.first_token) {
-    const SequenceRequest& asked = request->call->request();
-    generated = asked.generated_tokens + 1;
-    needs_history = HasPenalties(asked.sampling);
-    if (needs_history) {
-      history = asked.MakeHistory();
-      history.AddOutput(next_token);
-    }
-    if (!asked.keep_id.empty()) output.push_back(next_token);
-  }
-
-  const std::shared_ptr<Request> request;
-  const int sample;
-  // Absent once the sequence has ended.
-  absl::optional<SequenceState> state;
-  // The token at state->position(), not consumed yet.
-  int32_t next_token;
-  // Tokens generated so far, next_token included.
-  int64_t generated;
-  bool needs_history;
-  TokenHistory history;
-  // Sampled here and before, from the first token on, when the sequence is to be kept.
-  std::vector<int32_t> output;
-  Turn turn;
-};
-
-DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load,
-                           Sessions* sessions)
-    : model_(model), options_(options), metrics_(metrics), load_(load), sessions_(sessions) {
-  BATON_CHECK(options.max_batch >= 1 && options.max_unread_tokens >= 1);
+DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, MemoryBudget* budget,
+                           DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
+    : model_(model), options_(options), budget_(budget), metrics_(metrics), load_(load), sessions_(sessions) {
+  BATON_CHECK(options.max_batch >= 1 && options.max_unread_tokens >= 1 && options.reserve_output >= 0);
 }
 
 DecodeEngine::~DecodeEngine() { Stop(); }
@@ -118,27 +43,27 @@ void DecodeEngine::Stop() {
     stopping_ = true;
   }
   if (thread_.joinable()) thread_.join();
+  spiller_.reset();
 }
 
 void DecodeEngine::Add(std::shared_ptr<DecodeCall> call, std::vector<SampleStart> samples) {
   BATON_CHECK(!samples.empty());
   const int64_t tokens = static_cast<int64_t>(call->request().tokens.size());
-  const auto request = std::make_shared<Request>(std::move(call), static_cast<int>(samples.size()));
-  std::vector<std::unique_ptr<Sequence>> sequences;
+  const auto request = std::make_shared<ActiveRequest>(std::move(call), static_cast<int>(samples.size()));
+  absl::MutexLock lock(&mutex_);
   for (SampleStart& start : samples) {
     BATON_CHECK(start.state.position() == tokens);
-    sequences.push_back(std::make_unique<Sequence>(request, std::move(start)));
+    arrivals_.push_back(
+        std::make_unique<ActiveSequence>(next_id_++, request, start.sample, std::move(start.state), start.first_token));
   }
-  absl::MutexLock lock(&mutex_);
-  std::move(sequences.begin(), sequences.end(), std::back_inserter(arrivals_));
 }
 
 void DecodeEngine::Loop() {
   while (AdmitNew()) {
     DropEnded();
-    if (sequences_.empty()) continue;
+    if (options_.reserve_output > 0) FindRoom();
     SelectBatch();
-    Step();
+    if (!batch_.empty()) Step();
   }
   for (const auto& sequence : sequences_) {
     sequence->request->call->Finish(DecodeOutcome::kFailed,
@@ -148,8 +73,16 @@ void DecodeEngine::Loop() {
 }
 
 bool DecodeEngine::AdmitNew() {
+  const bool someone_waits =
+      std::any_of(sequences_.begin(), sequences_.end(), [](const auto& sequence) { return !sequence->runnable(); });
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(this, &DecodeEngine::HasWork));
+  can_step_ = std::any_of(sequences_.begin(), sequences_.end(), [](const auto& sequence) {
+    return sequence->runnable() || sequence->phase == ActiveSequence::Phase::kEnded;
+  });
+  // Nobody tells when memory becomes free or a call that waits for it ends.
+  mutex_.AwaitWithTimeout(absl::Condition(this, &DecodeEngine::HasWork),
+                          someone_waits ? kMemoryPoll : absl::InfiniteDuration());
+  moves_done_ = false;
   for (auto& sequence : arrivals_) {
     sequence->turn = {.last_step = step_, .priority = sequence->request->call->request().priority, .number = turns_++};
     sequences_.push_back(std::move(sequence));
@@ -159,9 +92,9 @@ bool DecodeEngine::AdmitNew() {
 }
 
 void DecodeEngine::DropEnded() {
-  const auto ended = [](const std::unique_ptr<Sequence>& sequence) {
-    if (!sequence->state.has_value()) return true;
-    Request& request = *sequence->request;
+  const auto ended = [](const std::unique_ptr<ActiveSequence>& sequence) {
+    if (sequence->phase == ActiveSequence::Phase::kEnded) return true;
+    ActiveRequest& request = *sequence->request;
     if (request.call->over()) return true;
     if (!request.call->abandoned(sequence->sample)) return false;
     request.call->CountSample(DecodeOutcome::kCancelled);
@@ -188,11 +121,13 @@ void DecodeEngine::ReportRunning() {
 
 void DecodeEngine::SelectBatch() {
   batch_.clear();
-  for (const auto& sequence : sequences_) batch_.push_back(sequence.get());
+  for (const auto& sequence : sequences_) {
+    if (sequence->runnable()) batch_.push_back(sequence.get());
+  }
   const size_t limit = static_cast<size_t>(options_.max_batch);
   if (batch_.size() <= limit) return;
   std::partial_sort(batch_.begin(), batch_.begin() + static_cast<int64_t>(limit), batch_.end(),
-                    [](const Sequence* a, const Sequence* b) { return GoesBefore(a->turn, b->turn); });
+                    [](const ActiveSequence* a, const ActiveSequence* b) { return GoesBefore(a->turn, b->turn); });
   batch_.resize(limit);
 }
 
@@ -201,7 +136,7 @@ void DecodeEngine::Step() {
   const absl::Time start = absl::Now();
   ++step_;
   runs_.clear();
-  for (Sequence* sequence : batch_) {
+  for (ActiveSequence* sequence : batch_) {
     sequence->turn.last_step = step_;
     sequence->turn.number = turns_++;
     ++sequence->request->in_step;
@@ -225,8 +160,8 @@ void DecodeEngine::Step() {
   load_->AddTokens(static_cast<int64_t>(batch_.size()));
 }
 
-void DecodeEngine::Continue(Sequence& sequence, absl::Span<const float> logits) {
-  Request& request = *sequence.request;
+void DecodeEngine::Continue(ActiveSequence& sequence, absl::Span<const float> logits) {
+  ActiveRequest& request = *sequence.request;
   DecodeCall& call = *request.call;
   const SequenceRequest& asked = call.request();
   const int64_t position = sequence.state->position();
@@ -252,7 +187,7 @@ void DecodeEngine::Continue(Sequence& sequence, absl::Span<const float> logits) 
   if (--request.in_step == 0) Flush(request);
 }
 
-absl::optional<absl::Time> DecodeEngine::Keep(Sequence& sequence, worker::v1::DoneReason reason) {
+absl::optional<absl::Time> DecodeEngine::Keep(ActiveSequence& sequence, worker::v1::DoneReason reason) {
   const SequenceRequest& asked = sequence.request->call->request();
   if (asked.keep_id.empty() || sessions_ == nullptr) return absl::nullopt;
   std::vector<int32_t> tokens = asked.tokens;
@@ -261,11 +196,12 @@ absl::optional<absl::Time> DecodeEngine::Keep(Sequence& sequence, worker::v1::Do
   return sessions_->Keep({asked.keep_id, asked.keep_identity}, std::move(tokens), *std::move(sequence.state));
 }
 
-void DecodeEngine::End(Sequence& sequence, worker::v1::DoneReason reason) {
-  Request& request = *sequence.request;
+void DecodeEngine::End(ActiveSequence& sequence, worker::v1::DoneReason reason) {
+  ActiveRequest& request = *sequence.request;
   const absl::optional<absl::Time> kept_until = Keep(sequence, reason);
   // Before the caller hears of the end, so that it finds the room it left.
   sequence.state.reset();
+  sequence.phase = ActiveSequence::Phase::kEnded;
   metrics_->UpdateStateBytes();
   --request.live;
   const bool stopped = reason == worker::v1::STOP_TOKEN;
@@ -277,7 +213,7 @@ void DecodeEngine::End(Sequence& sequence, worker::v1::DoneReason reason) {
   if (kept_until.has_value()) done->set_kept_until_ms(absl::ToUnixMillis(*kept_until));
 }
 
-void DecodeEngine::Flush(Request& request) {
+void DecodeEngine::Flush(ActiveRequest& request) {
   DecodeCall& call = *request.call;
   DecodeCall::Events& events = call.events();
   if (request.live == 0) {

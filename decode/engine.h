@@ -8,7 +8,10 @@
 // reader is behind, its tokens are gathered into larger chunks, and beyond max_unread_tokens for each sample its
 // sequences are ended rather than the others kept waiting.
 //
-//   DecodeEngine engine(&model, options, &metrics, &load);
+// With reserve_output, a sequence's memory grows as it goes. When there is none left, the least urgent or newest
+// sequence waits on disk until there is, and continues bit for bit.
+//
+//   DecodeEngine engine(&model, options, &budget, &metrics, &load);
 //   engine.Start();
 //   engine.Add(call, std::move(samples));                // any thread
 //   engine.Stop();                                        // ends what is left with UNAVAILABLE
@@ -18,6 +21,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -27,10 +31,14 @@
 #include "common/model/model.h"
 #include "common/rpc/worker_service.h"
 #include "common/sampling/sampler.h"
+#include "common/state/memory_budget.h"
 #include "common/state/sequence_state.h"
+#include "common/state/state_layout.h"
+#include "decode/active_sequence.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
 #include "decode/sessions.h"
+#include "decode/state_spiller.h"
 
 namespace baton {
 
@@ -39,6 +47,11 @@ struct DecodeEngineOptions {
   int max_batch = 64;
   // Tokens of one sample that its reader may lag behind, beyond what is queued for writing.
   int max_unread_tokens = 1024;
+  // Output tokens that memory is reserved for at a time. 0: all that a request may generate, before it begins, so that
+  // no sequence ever waits on disk.
+  int reserve_output = 0;
+  // Where sequences wait.
+  std::string spill_directory = "/tmp";
   // Fault injection: sleep in every step.
   absl::Duration step_delay = absl::ZeroDuration();
 };
@@ -53,9 +66,9 @@ struct SampleStart {
 class DecodeEngine {
  public:
   // Everything pointed at must outlive it; the model is used by this engine alone. `sessions`: where sequences go that
-  // are to be kept; none are when it is null.
-  DecodeEngine(Model* model, const DecodeEngineOptions& options, DecodeMetrics* metrics, LoadReporter* load,
-               Sessions* sessions = nullptr);
+  // are to be kept, and what gives way when memory is short; none when it is null.
+  DecodeEngine(Model* model, const DecodeEngineOptions& options, MemoryBudget* budget, DecodeMetrics* metrics,
+               LoadReporter* load, Sessions* sessions = nullptr);
   ~DecodeEngine();
   DecodeEngine(const DecodeEngine&) = delete;
 
@@ -65,16 +78,15 @@ class DecodeEngine {
   // The samples that go on, at least one, each once; their positions are the number of tokens in the request. Their
   // first tokens must not end them, and the request must have been checked (CheckRequest).
   void Add(std::shared_ptr<DecodeCall> call, std::vector<SampleStart> samples);
+  // Sequences wait for memory: no time to take on more.
+  bool short_of_memory() const { return short_of_memory_.load(std::memory_order_relaxed); }
 
  private:
-  struct Request;
-  struct Sequence;
-
   void Loop();
   // Waits until there is something to do. False: stop.
   bool AdmitNew();
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !arrivals_.empty() || !sequences_.empty();
+    return stopping_ || !arrivals_.empty() || moves_done_ || can_step_;
   }
   // Removes sequences that have ended or that nobody wants any more, and their memory.
   void DropEnded();
@@ -82,33 +94,61 @@ class DecodeEngine {
   void SelectBatch();
   void Step();
   // Samples the next token of one sequence from its logits and tells its call.
-  void Continue(Sequence& sequence, absl::Span<const float> logits);
+  void Continue(ActiveSequence& sequence, absl::Span<const float> logits);
   // Keeps the state of a complete sequence that is to be kept.
-  absl::optional<absl::Time> Keep(Sequence& sequence, worker::v1::DoneReason reason);
+  absl::optional<absl::Time> Keep(ActiveSequence& sequence, worker::v1::DoneReason reason);
   // The sequence is complete.
-  void End(Sequence& sequence, worker::v1::DoneReason reason);
+  void End(ActiveSequence& sequence, worker::v1::DoneReason reason);
   // Tells the call what its samples did in this step, unless it is behind.
-  void Flush(Request& request);
+  void Flush(ActiveRequest& request);
   void ReportRunning();
+
+  // --- Memory that grows: engine_memory.cc ---
+  // Gives every sequence that is to step the room it needs, or makes it wait.
+  void FindRoom();
+  // Sequences whose move to disk or back is over.
+  void TakeMoves();
+  void EndMove(ActiveSequence& sequence, StateMove move);
+  // True when the state has room for one more token.
+  bool Extend(ActiveSequence& sequence);
+  // Kept sessions give way. True when there is more room than before.
+  bool AskSessions(int64_t bytes);
+  // Sends the sequence that comes last to disk, unless one is on its way or it is alone.
+  void SpillLast();
+  // Brings those that wait on disk back, the first first, as long as all that are in memory can then come to their
+  // ends.
+  void RestoreSpilled();
+  void SubmitMove(ActiveSequence& sequence, StateMove move);
+  void ReportSpilled();
 
   Model* const model_;
   const DecodeEngineOptions options_;
+  MemoryBudget* const budget_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;
   Sessions* const sessions_;
 
   absl::Mutex mutex_;
-  std::vector<std::unique_ptr<Sequence>> arrivals_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::unique_ptr<ActiveSequence>> arrivals_ ABSL_GUARDED_BY(mutex_);
+  uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
+  bool moves_done_ ABSL_GUARDED_BY(mutex_) = false;
+  // Some sequence can take part in a step, or is to be dropped.
+  bool can_step_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
 
   // The engine thread's own.
-  std::vector<std::unique_ptr<Sequence>> sequences_;
-  std::vector<Sequence*> batch_;
+  std::vector<std::unique_ptr<ActiveSequence>> sequences_;
+  std::vector<ActiveSequence*> batch_;
   std::vector<SequenceRun> runs_;
   std::vector<float> logits_;  // [max_batch, vocab_size], grown as needed
   Sampler sampler_;
   int64_t step_ = 0;
   int64_t turns_ = 0;
+  // Made when first needed.
+  std::unique_ptr<StateSpiller> spiller_;
+  std::shared_ptr<const StateLayout> layout_;  // of all states
+  bool spilling_ = false;
+  std::atomic<bool> short_of_memory_{false};
   std::thread thread_;
 };
 

@@ -37,6 +37,8 @@ class DecodeRole final : public WorkerRole {
     return {.rows = engine_options_.max_batch, .logit_rows = engine_options_.max_batch};
   }
 
+  int64_t reserve_output() const override { return engine_options_.reserve_output; }
+
   void AddFlags(CLI::App& app) override {
     app.add_option("--advertise", advertise_, "Where prefill workers reach this worker (default: where it listens)")
         ->check(IsHostPort())
@@ -63,6 +65,17 @@ class DecodeRole final : public WorkerRole {
     app.add_option("--session-bytes", session_bytes_, "Most bytes of files in --session-dir")
         ->check(IsBytes())
         ->type_name("BYTES")
+        ->capture_default_str();
+    app.add_option(
+           "--reserve-output", engine_options_.reserve_output,
+           "Output tokens a sequence's memory is reserved for at a time; when there is none for more, the least "
+           "urgent or newest sequence waits on disk (0: all it may generate, at its start, and none ever waits)")
+        ->check(CLI::Range(0, 1 << 20).description(""))
+        ->type_name("N")
+        ->capture_default_str();
+    app.add_option("--spill-dir", engine_options_.spill_directory, "Where sequences wait on disk (--reserve-output)")
+        ->check(CLI::ExistingDirectory.description(""))
+        ->type_name("DIR")
         ->capture_default_str();
   }
 

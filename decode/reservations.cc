@@ -1,5 +1,6 @@
 #include "decode/reservations.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -10,9 +11,6 @@
 
 namespace baton {
 namespace {
-
-// Sequences end all the time; a second is many decode steps.
-constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
 absl::Status EndedError() { return absl::NotFoundError("the reservation has ended"); }
 
@@ -96,10 +94,11 @@ void Reservation::FreeState() {
   metrics_->UpdateStateBytes();
 }
 
-Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, MemoryBudget* budget,
-                           DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
+Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, int reserve_output,
+                           MemoryBudget* budget, DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
     : boot_id_(std::move(boot_id)),
       layout_(std::move(layout)),
+      reserve_output_(reserve_output),
       budget_(budget),
       metrics_(metrics),
       load_(load),
@@ -120,13 +119,18 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
                                                  "; this worker has ", FormatBytes(budget_->total()), " in all")}}),
         "PROMPT_TOO_LONG");
   }
-  absl::StatusOr<Room> room = ReserveRoom(tokens, fork_bytes);
-  while (absl::IsResourceExhausted(room.status()) && sessions_->MakeRoom(bytes + fork_bytes)) {
-    room = ReserveRoom(tokens, fork_bytes);
+  // The rest of its tokens are found room for as they come.
+  const auto prompt_tokens = static_cast<int64_t>(request.tokens.size());
+  const int64_t first_tokens = reserve_output_ > 0 ? std::min(tokens, prompt_tokens + reserve_output_) : tokens;
+  const int64_t first_fork_bytes = layout_->ForkBytes(prompt_tokens, first_tokens, request.samples() - 1);
+  absl::StatusOr<Room> room = ReserveRoom(first_tokens, first_fork_bytes);
+  while (absl::IsResourceExhausted(room.status()) &&
+         sessions_->MakeRoom(layout_->BytesFor(first_tokens) + first_fork_bytes)) {
+    room = ReserveRoom(first_tokens, first_fork_bytes);
   }
   metrics_->UpdateStateBytes();
   if (absl::IsResourceExhausted(room.status())) {
-    return WithRetryAfter(room.status(), kRetryDelay, "DECODE_MEMORY_FULL");
+    return WithRetryAfter(room.status(), kMemoryRetryDelay, "DECODE_MEMORY_FULL");
   }
   if (!room.ok()) return room.status();
 
@@ -145,7 +149,6 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
 }
 
 absl::StatusOr<Room> Reservations::ReserveRoom(int64_t tokens, int64_t fork_bytes) {
-  absl::MutexLock lock(&sessions_->budget_mutex());
   BATON_ASSIGN_OR_RETURN(SequenceState state, SequenceState::Create(layout_, *budget_, tokens));
   BATON_ASSIGN_OR_RETURN(MemoryReservation forks, budget_->Reserve(fork_bytes));
   return Room{std::move(state), std::move(forks)};
@@ -170,15 +173,11 @@ absl::StatusOr<std::vector<SequenceState>> Reservations::Take(Reservation& reser
   Remove(reservation);
   std::vector<SequenceState> states;
   states.push_back(std::move(room.state));
-  {
-    // Nobody else gets in between.
-    absl::MutexLock lock(&sessions_->budget_mutex());
-    room.forks = MemoryReservation();
-    for (int i = 1; i < samples; ++i) {
-      BATON_ASSIGN_OR_RETURN(SequenceState fork, states[0].Fork(*budget_, states[0].max_tokens()));
-      states.push_back(std::move(fork));
-    }
+  for (int i = 1; i < samples; ++i) {
+    BATON_ASSIGN_OR_RETURN(SequenceState fork, states[0].Fork(*budget_, room.forks, states[0].max_tokens()));
+    states.push_back(std::move(fork));
   }
+  room.forks = MemoryReservation();
   metrics_->UpdateStateBytes();
   return states;
 }

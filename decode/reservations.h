@@ -37,6 +37,9 @@
 
 namespace baton {
 
+// After which a request that found no memory may try again: sequences end all the time, and a second is many steps.
+inline constexpr absl::Duration kMemoryRetryDelay = absl::Seconds(1);
+
 // A state that is to be received, and bytes for what its forks will own.
 struct Room {
   SequenceState state;
@@ -93,12 +96,13 @@ class Reservation {
 
 class Reservations {
  public:
-  // Everything pointed at must outlive it. `sessions`: give way to reservations.
-  Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, MemoryBudget* budget,
+  // Everything pointed at must outlive it. `reserve_output`: as DecodeEngineOptions. `sessions`: give way to
+  // reservations.
+  Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, int reserve_output, MemoryBudget* budget,
                DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions);
   Reservations(const Reservations&) = delete;
 
-  // Room for call->request().total_tokens() in each sample.
+  // Room for call->request().total_tokens() in each sample, or for the first reserve_output of its output.
   //   INVALID_ARGUMENT    more than the worker's whole memory
   //   RESOURCE_EXHAUSTED  no room now: RetryInfo, reason DECODE_MEMORY_FULL
   absl::StatusOr<std::shared_ptr<Reservation>> Create(std::shared_ptr<DecodeCall> call);
@@ -125,6 +129,7 @@ class Reservations {
 
   const std::string boot_id_;
   const std::shared_ptr<const StateLayout> layout_;
+  const int reserve_output_;
   MemoryBudget* const budget_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;

@@ -268,12 +268,10 @@ void Sessions::DropExpired(absl::Time now) {
 }
 
 absl::StatusOr<StateSnapshot> Sessions::TakeSnapshot(SequenceState& state) {
-  absl::MutexLock lock(&budget_mutex_);
   return state.Snapshot();
 }
 
 absl::StatusOr<SequenceState> Sessions::Materialize(const StateSnapshot& snapshot) {
-  absl::MutexLock lock(&budget_mutex_);
   return SequenceState::FromSnapshot(snapshot, *budget_, snapshot.position);
 }
 

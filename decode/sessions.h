@@ -78,9 +78,6 @@ class Sessions {
   ~Sessions();
   Sessions(const Sessions&) = delete;
 
-  // Held by whoever takes state memory, so that what is given back to be taken anew (for forks) stays there meanwhile.
-  absl::Mutex& budget_mutex() { return budget_mutex_; }
-
   bool enabled() const { return options_.ttl > absl::ZeroDuration(); }
   // Until when it can be continued; absent when there is no room, or sessions are off. `tokens` are as in
   // SessionRecord.
@@ -128,7 +125,6 @@ class Sessions {
   MemoryBudget* const budget_;
   SessionMetrics* const metrics_;
   const std::function<void(int64_t)> on_change_;
-  absl::Mutex budget_mutex_;
 
   absl::Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);

@@ -39,6 +39,14 @@ int64_t StateBytesFor(const worker::v1::StateBytes& bytes, int64_t tokens) {
   return total;
 }
 
+Demand ReservedFirst(const worker::v1::StateBytes& bytes, const Demand& demand) {
+  Demand first = demand;
+  if (bytes.reserve_output() > 0) {
+    first.state_tokens = std::min(demand.state_tokens, SaturatingAdd(demand.prompt_tokens, bytes.reserve_output()));
+  }
+  return first;
+}
+
 int64_t StateBytesFor(const worker::v1::StateBytes& bytes, const Demand& demand) {
   const int64_t one = StateBytesFor(bytes, demand.state_tokens);
   if (demand.samples == 1) return one;
@@ -140,7 +148,8 @@ absl::StatusOr<Router::Row*> Router::ChooseDecode(const std::vector<Row*>& rows,
     largest_memory = std::max(largest_memory, memory);
     if (need > memory) continue;
     could_ever_fit = true;
-    if (row->refused || need > row->Free()) continue;
+    const worker::v1::StateBytes& bytes = row->snapshot.info->state_bytes();
+    if (row->refused || StateBytesFor(bytes, ReservedFirst(bytes, demand)) > row->Free()) continue;
     const auto rank = std::make_tuple(row->Reluctance(avoid), -row->Free(), row->last_used);
     if (best != nullptr && rank >= best_rank) continue;
     best = row;
@@ -198,7 +207,8 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, demand, avoid));
   if (needs_decode) {
     BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
-    const int64_t bytes = StateBytesFor(row->snapshot.info->state_bytes(), demand);
+    const worker::v1::StateBytes& state_bytes = row->snapshot.info->state_bytes();
+    const int64_t bytes = StateBytesFor(state_bytes, ReservedFirst(state_bytes, demand));
     route.decode = MakePlacement(row, bytes, /*confirmed=*/false);
   }
   route.prefill = MakePlacement(prefill_row, TokensToCompute(*prefill_row, demand), /*confirmed=*/false);

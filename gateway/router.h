@@ -149,6 +149,8 @@ class Router : public FleetObserver {
   uint64_t next_id_ = 0;
 };
 
+// What of the demand is reserved before its sequences begin: all of it, or the first reserve_output tokens of output.
+Demand ReservedFirst(const worker::v1::StateBytes& bytes, const Demand& demand);
 // State bytes of a sequence of `tokens` tokens on a worker. Saturates.
 int64_t StateBytesFor(const worker::v1::StateBytes& bytes, int64_t tokens);
 // Of all samples of a request; a little more than they take.

@@ -42,7 +42,7 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info, Stage stage) {
     return absl::InvalidArgumentError("the worker's vocab_size, max_tokens or state_bytes_total makes no sense");
   }
   const worker::v1::StateBytes& bytes = info.state_bytes();
-  bool sane = bytes.fixed() >= 0;
+  bool sane = bytes.fixed() >= 0 && bytes.reserve_output() >= 0;
   for (const auto& growth : bytes.growth()) sane = sane && growth.per_token() >= 0 && growth.limit() >= 0;
   if (!sane) return absl::InvalidArgumentError("the worker's state_bytes has negative entries");
   for (int32_t id : info.generation().eos_token_ids()) {

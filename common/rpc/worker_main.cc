@@ -120,6 +120,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   identity.model_name = context.model_name;
   identity.max_tokens = context.max_tokens;
   identity.state_bytes_total = budget.total();
+  identity.reserve_output = role->reserve_output();
   WorkerService worker_service(MakeWorkerInfo(identity, *model, *model->MakeStateLayout(role->max_run_tokens())),
                                model->tokenizer(), &load);
 

@@ -136,6 +136,7 @@ WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, co
   if (!model.tokenizer().empty()) info.set_tokenizer_hash(TokenizerHash(model.tokenizer()));
   info.set_version(kVersion);
   *info.mutable_state_bytes() = MakeStateBytes(layout);
+  info.mutable_state_bytes()->set_reserve_output(identity.reserve_output);
   return info;
 }
 

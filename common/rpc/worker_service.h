@@ -75,6 +75,8 @@ struct WorkerIdentity {
   // Prompt plus output.
   int64_t max_tokens = 0;
   int64_t state_bytes_total = 0;
+  // Output tokens that a request's memory is reserved for; 0: all.
+  int64_t reserve_output = 0;
 };
 
 // `layout`: of the states this worker makes.

@@ -36,6 +36,15 @@ absl::Status MemoryReservation::Grow(int64_t bytes) {
   return absl::OkStatus();
 }
 
+absl::Status MemoryReservation::Grow(int64_t bytes, MemoryReservation& first) {
+  BATON_CHECK(first.budget_ == nullptr || first.budget_ == budget_);
+  const int64_t moved = std::min(bytes, first.bytes_);
+  BATON_RETURN_IF_ERROR(Grow(bytes - moved));
+  first.bytes_ -= moved;
+  bytes_ += moved;
+  return absl::OkStatus();
+}
+
 void MemoryReservation::GrowEvenIfFull(int64_t bytes) {
   BATON_CHECK(budget_ != nullptr && bytes >= 0);
   budget_->TakeEvenIfFull(bytes);

@@ -32,6 +32,8 @@ class MemoryReservation {
 
   // RESOURCE_EXHAUSTED as MemoryBudget::Reserve; then nothing has changed.
   absl::Status Grow(int64_t bytes);
+  // The same, out of `first` as far as that goes.
+  absl::Status Grow(int64_t bytes, MemoryReservation& first);
   // Takes what is owed, also when nothing is free: used() may then exceed total() until others release.
   void GrowEvenIfFull(int64_t bytes);
   // Gives `bytes` of it back to the budget.

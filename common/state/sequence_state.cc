@@ -108,22 +108,66 @@ absl::StatusOr<SequenceState> SequenceState::FromSnapshot(const StateSnapshot& s
   return state;
 }
 
+absl::Status SequenceState::Extend(int64_t max_tokens) {
+  BATON_CHECK(max_tokens >= max_tokens_);
+  const int64_t total_pages = (max_tokens - 1) / layout_->page_tokens + 1;
+  std::vector<int64_t> added(layers_.size(), 0);
+  int64_t bytes = 0;
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const Layer& layer = layers_[i];
+    if (layer.kind == Kind::kRecurrent) continue;
+    const int64_t slots = layout_->KvPages(layout_->layers[i], max_tokens);
+    const int64_t needed = std::min(slots, total_pages - layer.first_own);
+    added[i] = std::max<int64_t>(0, needed - layer.reserved - layer.owned);
+    bytes += added[i] * layer.page_bytes;
+  }
+  BATON_RETURN_IF_ERROR(reservation_.Grow(bytes));
+  try {
+    // A table shorter than its layer's longest has every page at its own index, so pages stay where they are.
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      if (layers_[i].kind == Kind::kRecurrent) continue;
+      layers_[i].slots.resize(layout_->KvPages(layout_->layers[i], max_tokens));
+    }
+  } catch (const std::exception&) {
+    reservation_.Shrink(bytes);
+    return OutOfMemory();
+  }
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].reserved += added[i];
+    layers_[i].total_pages = total_pages;
+  }
+  max_tokens_ = max_tokens;
+  return absl::OkStatus();
+}
+
 absl::StatusOr<SequenceState> SequenceState::Fork(MemoryBudget& budget, int64_t max_tokens) {
+  MemoryReservation none;
+  return Fork(budget, none, max_tokens);
+}
+
+absl::StatusOr<SequenceState> SequenceState::Fork(MemoryBudget& budget, MemoryReservation& room, int64_t max_tokens) {
   BATON_RETURN_IF_ERROR(CheckRoom(max_tokens, position_));
   SequenceState fork = MakeEmpty(layout_, max_tokens, position_);
-  BATON_ASSIGN_OR_RETURN(MemoryReservation reservation, budget.Reserve(fork.ReservedKvBytes()));
+  BATON_ASSIGN_OR_RETURN(MemoryReservation reservation, budget.Reserve(0));
+  BATON_RETURN_IF_ERROR(reservation.Grow(fork.ReservedKvBytes(), room));
   BATON_RETURN_IF_ERROR(fork.MakeTables(std::move(reservation)));
-  BATON_ASSIGN_OR_RETURN(StateSnapshot snapshot, Snapshot());
+  BATON_ASSIGN_OR_RETURN(StateSnapshot snapshot, Share(/*full_pages_only=*/false, room));
   fork.AdoptPages(snapshot);
   for (size_t i = 0; i < layers_.size(); ++i) fork.layers_[i].recurrent = std::move(snapshot.layers[i].recurrent);
   return fork;
 }
 
-absl::StatusOr<StateSnapshot> SequenceState::Snapshot() { return Share(/*full_pages_only=*/false); }
+absl::StatusOr<StateSnapshot> SequenceState::Snapshot() {
+  MemoryReservation none;
+  return Share(/*full_pages_only=*/false, none);
+}
 
-absl::StatusOr<StateSnapshot> SequenceState::ShareFullPages() { return Share(/*full_pages_only=*/true); }
+absl::StatusOr<StateSnapshot> SequenceState::ShareFullPages() {
+  MemoryReservation none;
+  return Share(/*full_pages_only=*/true, none);
+}
 
-absl::StatusOr<StateSnapshot> SequenceState::Share(bool full_pages_only) {
+absl::StatusOr<StateSnapshot> SequenceState::Share(bool full_pages_only, MemoryReservation& room) {
   const int64_t first_own = position_ / layout_->page_tokens;
   const int64_t end = full_pages_only ? first_own * layout_->page_tokens : position_;
   const bool shares_last = end % layout_->page_tokens != 0;
@@ -145,7 +189,7 @@ absl::StatusOr<StateSnapshot> SequenceState::Share(bool full_pages_only) {
     const int64_t change = (reserved[i] - layer.reserved) * layer.page_bytes;
     (change > 0 ? more : less) += change;
   }
-  BATON_RETURN_IF_ERROR(reservation_.Grow(more));
+  BATON_RETURN_IF_ERROR(reservation_.Grow(more, room));
 
   StateSnapshot snapshot;
   snapshot.layout = layout_;

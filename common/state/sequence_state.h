@@ -56,6 +56,7 @@ class SequenceState {
   SequenceState& operator=(SequenceState&&) noexcept = default;
 
   const StateLayout& layout() const { return *layout_; }
+  const std::shared_ptr<const StateLayout>& shared_layout() const { return layout_; }
   // Tokens consumed so far: the position of the next one.
   int64_t position() const { return position_; }
   int64_t max_tokens() const { return max_tokens_; }
@@ -64,12 +65,18 @@ class SequenceState {
   // The part of it that is not pages yet.
   int64_t reserved_bytes() const { return reservation_.bytes(); }
 
+  // Room for max_tokens in all, which is not less than it has. RESOURCE_EXHAUSTED, with nothing changed, when the
+  // budget has none.
+  absl::Status Extend(int64_t max_tokens);
+
   // --- Sharing -------------------------------------------------------------------------------------------------------
   // A second state that continues from here, with room for max_tokens in all: full pages are shared, the last, partly
   // filled one is copied when either state writes to it, recurrent vectors are copied now. Both have reserved what they
   // may yet own: pages that this one counted on getting back from its windows are reserved anew. Errors as
   // FromSnapshot; then nothing has changed. `budget` must be this state's.
   absl::StatusOr<SequenceState> Fork(MemoryBudget& budget, int64_t max_tokens);
+  // The same, out of `room` as far as that goes.
+  absl::StatusOr<SequenceState> Fork(MemoryBudget& budget, MemoryReservation& room, int64_t max_tokens);
   // The state as a value, between runs. RESOURCE_EXHAUSTED, with nothing changed, when the budget has no room for the
   // copy of the recurrent vectors and for what this state will no longer get back.
   absl::StatusOr<StateSnapshot> Snapshot();
@@ -144,7 +151,7 @@ class SequenceState {
   // Puts references to the snapshot's KV pages in place.
   void AdoptPages(const StateSnapshot& snapshot);
   // Snapshot() or ShareFullPages().
-  absl::StatusOr<StateSnapshot> Share(bool full_pages_only);
+  absl::StatusOr<StateSnapshot> Share(bool full_pages_only, MemoryReservation& room);
   Layer& KvLayer(int layer, int kv_head);
   std::byte* WritablePage(Layer& layer, int64_t page);
   void MakeWritable(Layer& layer, Slot& slot, int64_t page);

@@ -62,7 +62,7 @@ class EngineTest : public testing::Test {
 TEST_F(EngineTest, ASlowReaderLosesItsSequenceAndNobodyElses) {
   DecodeEngineOptions options;
   options.max_unread_tokens = 16;
-  DecodeEngine engine(&model_, options, &metrics_, &load_);
+  DecodeEngine engine(&model_, options, &budget_, &metrics_, &load_);
   std::shared_ptr<DecodeCall> slow = MakeCall(1000);
   // Short enough for all of it to be queued.
   std::shared_ptr<DecodeCall> brief = MakeCall(12);
@@ -79,7 +79,7 @@ TEST_F(EngineTest, ASlowReaderLosesItsSequenceAndNobodyElses) {
 }
 
 TEST_F(EngineTest, StopEndsWhatIsLeft) {
-  DecodeEngine engine(&model_, DecodeEngineOptions(), &metrics_, &load_);
+  DecodeEngine engine(&model_, DecodeEngineOptions(), &budget_, &metrics_, &load_);
   engine.Start();
   std::shared_ptr<DecodeCall> call = MakeCall(100);
   Add(engine, call, MakeState(*call));
@@ -90,7 +90,7 @@ TEST_F(EngineTest, StopEndsWhatIsLeft) {
 }
 
 TEST_F(EngineTest, ACallThatIsOverBeforeItsStateArrivesIsNotDecoded) {
-  DecodeEngine engine(&model_, DecodeEngineOptions(), &metrics_, &load_);
+  DecodeEngine engine(&model_, DecodeEngineOptions(), &budget_, &metrics_, &load_);
   std::shared_ptr<DecodeCall> call = MakeCall(100);
   SequenceState state = MakeState(*call);
   EXPECT_TRUE(call->Finish(DecodeOutcome::kCancelled, absl::CancelledError("")));
@@ -106,7 +106,7 @@ TEST_F(EngineTest, ACallThatIsOverBeforeItsStateArrivesIsNotDecoded) {
 TEST_F(EngineTest, BatchesAreNeverLargerThanAllowed) {
   DecodeEngineOptions options;
   options.max_batch = 3;
-  DecodeEngine engine(&model_, options, &metrics_, &load_);
+  DecodeEngine engine(&model_, options, &budget_, &metrics_, &load_);
   std::vector<std::shared_ptr<DecodeCall>> calls;
   for (int i = 0; i < 7; ++i) {
     calls.push_back(MakeCall(10));

@@ -62,6 +62,21 @@ def test_refuses_when_the_queue_is_full(launch_for_test, request_bytes):
     fleet.wait_idle()
 
 
+def test_grows_and_waits_on_disk(launch_for_test, request_bytes, tmp_path):
+    """With --reserve-output, more requests run than could come to their ends together; none notices."""
+    fleet = launch_for_test(decode_flags=["--inject-step-delay-ms", "2", "--reserve-output", "16",
+                                          "--spill-dir", str(tmp_path)],
+                            decode_memory=request_bytes * 2)
+    alone = fleet.generate(long_request(**REQUEST)).token_ids
+    streams = [fleet.stream(long_request(**REQUEST)) for _ in range(4)]
+    assert all(Answer(stream).ids == list(alone) for stream in streams)
+    assert fleet.decodes[0].value("baton_state_spills_total") > 0
+    assert fleet.decodes[0].value("baton_state_spill_failures_total") == 0
+    fleet.wait_idle()
+    assert fleet.decodes[0].value("baton_sequences_spilled") == 0
+    assert not [path for path in tmp_path.iterdir() if "spill" in path.name]
+
+
 def test_what_never_fits_is_refused_at_once(launch_for_test, request_bytes):
     fleet = launch_small(launch_for_test, request_bytes)
     failure = failure_of(lambda: fleet.generate(long_request(20, 900)))

@@ -112,6 +112,23 @@ TEST_F(RouterTest, WhatNeverFitsIsTheRequestsFault) {
   EXPECT_EQ(ErrorReason(route.status()), "PROMPT_TOO_LONG");
 }
 
+// A worker whose states grow needs room for the prompt and the first of the output only, but in all it must fit.
+TEST_F(RouterTest, WorkersThatReserveLessTakeMore) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  WorkerSnapshot decode = DecodeSnapshot("d:1", 0, 3000);
+  auto info = std::make_shared<worker::v1::WorkerInfo>(*decode.info);
+  info->mutable_state_bytes()->set_reserve_output(20);
+  decode.info = info;
+  router_.OnWorker(decode);
+  // 1300 bytes at first, 2500 in the end.
+  const auto first = router_.Place(For(10, 150));
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto second = router_.Place(For(10, 150));
+  EXPECT_TRUE(second.ok()) << second.status();
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.Place(For(10, 150)).status()));
+  EXPECT_EQ(ErrorReason(router_.Place(For(10, 1000)).status()), "PROMPT_TOO_LONG");
+}
+
 TEST_F(RouterTest, PrefillGoesWhereLeastIsQueued) {
   router_.OnWorker(PrefillSnapshot("p:1", 500));
   router_.OnWorker(PrefillSnapshot("p:2", 100));

@@ -110,6 +110,77 @@ TEST(SequenceStateTest, SpansGiveBackWhatWasWritten) {
   }
 }
 
+// From every position and to every length: what is taken is what a state made for that length takes, and it goes on as
+// such a state would.
+TEST(SequenceStateTest, ExtendedStatesAreAsIfMadeThatLong) {
+  for (const int64_t from : {1, 5, 8, 9, 16, 23}) {
+    for (const int64_t to : {from, from + 1, from + 8, int64_t{60}}) {
+      MemoryBudget budget(kPlenty);
+      const auto layout = MixedLayout();
+      {
+        SequenceState state = MakeState(layout, budget, from);
+        for (int64_t i = 0; i < from; ++i) RunTokens(state, 1);
+        ASSERT_TRUE(state.Extend(to).ok());
+        EXPECT_EQ(state.max_tokens(), to);
+        EXPECT_EQ(state.bytes(), layout->BytesFor(to)) << from << " to " << to;
+        EXPECT_EQ(budget.used(), layout->BytesFor(to));
+        SequenceState whole = MakeState(layout, budget, to);
+        for (int64_t i = 0; i < to; ++i) RunTokens(whole, 1);
+        while (state.position() < to) RunTokens(state, 1);
+        EXPECT_EQ(VisibleBytes(state), VisibleBytes(whole));
+      }
+      EXPECT_EQ(budget.used(), 0);
+    }
+  }
+}
+
+TEST(SequenceStateTest, ExtendingBeyondTheBudgetChangesNothing) {
+  const auto layout = MixedLayout();
+  MemoryBudget budget(layout->BytesFor(16));
+  SequenceState state = MakeState(layout, budget, 16);
+  for (int i = 0; i < 16; ++i) RunTokens(state, 1);
+  const std::string before = VisibleBytes(state);
+  EXPECT_TRUE(absl::IsResourceExhausted(state.Extend(17)));
+  EXPECT_EQ(state.max_tokens(), 16);
+  EXPECT_EQ(VisibleBytes(state), before);
+  EXPECT_EQ(budget.used(), layout->BytesFor(16));
+}
+
+TEST(SequenceStateTest, AForkCanBeExtendedWhileItsPagesAreShared) {
+  MemoryBudget budget(kPlenty);
+  {
+    const auto layout = MixedLayout();
+    SequenceState state = MakeState(layout, budget, 20);
+    for (int i = 0; i < 19; ++i) RunTokens(state, 1);
+    auto fork = state.Fork(budget, 20);
+    ASSERT_TRUE(fork.ok()) << fork.status();
+    ASSERT_TRUE(fork->Extend(64).ok());
+    while (fork->position() < 64) RunTokens(*fork, 1);
+    SequenceState whole = MakeState(layout, budget, 64);
+    while (whole.position() < 64) RunTokens(whole, 1);
+    EXPECT_EQ(VisibleBytes(*fork), VisibleBytes(whole));
+    RunTokens(state, 1);
+  }
+  EXPECT_EQ(budget.used(), 0);
+}
+
+TEST(SequenceStateTest, ForksComeOutOfRoomThatWasSetAside) {
+  const auto layout = MixedLayout();
+  const int64_t forks = layout->ForkBytes(13, 30, 3);
+  MemoryBudget budget(layout->BytesFor(30) + forks);
+  SequenceState state = MakeState(layout, budget, 30);
+  for (int i = 0; i < 13; ++i) RunTokens(state, 1);
+  MemoryReservation room = budget.Reserve(forks).value();
+  std::vector<SequenceState> all;
+  for (int i = 0; i < 3; ++i) {
+    auto fork = state.Fork(budget, room, 30);
+    ASSERT_TRUE(fork.ok()) << fork.status();
+    all.push_back(*std::move(fork));
+  }
+  EXPECT_EQ(room.bytes(), 0);
+  EXPECT_TRUE(absl::IsResourceExhausted(state.Fork(budget, room, 30).status()));
+}
+
 TEST(SequenceStateTest, ARunIsWrittenBeforeItsFirstQueryLosesItsOldestKey) {
   MemoryBudget budget(kPlenty);
   const int run = 4;
