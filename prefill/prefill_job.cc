@@ -95,6 +95,7 @@ absl::StatusOr<SequenceState> PrefillJob::MakeState() {
   const int64_t tokens = call_->prompt.tokens_to_compute();
   PrefixCache& cache = *context_->cache;
   if (call_->kept_state.has_value()) {
+    from_session_ = true;
     SequenceState kept = *std::move(call_->kept_state);
     call_->kept_state.reset();
     cached_tokens_ = kept.position();
@@ -122,7 +123,8 @@ SequenceRun PrefillJob::RunFor(const PromptChunk& chunk) {
 }
 
 void PrefillJob::TakeLogits(const PromptChunk& chunk, absl::Span<const float> logits) {
-  context_->cache->Add(key_, cuts_, *state_);
+  // A kept state may have come in 8 bits; what is cached must be as computed here.
+  if (!from_session_) context_->cache->Add(key_, cuts_, *state_);
   const int64_t vocab = context_->model->config().vocab_size;
   const int64_t last_token = call_->prompt.tokens() - 1;
   const int64_t first_row = chunk.begin + chunk.tokens - chunk.logit_rows;

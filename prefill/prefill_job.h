@@ -149,6 +149,7 @@ class PrefillJob {
   bool commit_sent_ = false;
 
   int64_t cached_tokens_ = 0;
+  bool from_session_ = false;
   std::vector<int64_t> cuts_;
   bool computed_ = false;
   // Of all samples, once computed.
