@@ -24,7 +24,8 @@ struct WorkloadOptions {
   // Of prompt and output together: longer draws are cut.
   int64_t max_tokens = 0;
   int32_t vocab_size = 0;
-  // All prompts begin with the same so many tokens, as with a common system prompt; shorter prompts with as many as fit.
+  // All prompts begin with the same so many tokens, as with a common system prompt; shorter prompts with as many as
+  // fit.
   int64_t shared_prefix = 0;
   // Prompts are pieces of this text; when empty, of random ids that are no control symbols.
   std::vector<int32_t> text_ids;

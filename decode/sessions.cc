@@ -267,9 +267,7 @@ void Sessions::DropExpired(absl::Time now) {
   }
 }
 
-absl::StatusOr<StateSnapshot> Sessions::TakeSnapshot(SequenceState& state) {
-  return state.Snapshot();
-}
+absl::StatusOr<StateSnapshot> Sessions::TakeSnapshot(SequenceState& state) { return state.Snapshot(); }
 
 absl::StatusOr<SequenceState> Sessions::Materialize(const StateSnapshot& snapshot) {
   return SequenceState::FromSnapshot(snapshot, *budget_, snapshot.position);

@@ -205,6 +205,7 @@ void GenerationSession::OnPrefillEvent(PrefillEvent& event) {
     if (!status.ok()) return Fail(status);
     if (!out.prompt_logprobs().tokens().empty()) Push(std::move(out));
   } else if (event.has_first_token()) {
+    cached_tokens_ = event.first_token().cached_tokens();
     OnFirstToken(event.first_token());
   } else if (event.has_done()) {
     attempt_.prefill_done = true;

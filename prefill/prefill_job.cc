@@ -161,6 +161,7 @@ void PrefillJob::SampleFirstTokens(absl::Span<const float> logits) {
   SamplingParams sampling = request.sampling;
   PrefillEvent event;
   worker::v1::FirstToken* const first = event.mutable_first_token();
+  first->set_cached_tokens(static_cast<int32_t>(cached_tokens_));
   for (int sample = 0; sample < request.samples(); ++sample) {
     sampling.seed = request.seed(sample);
     first_tokens_.push_back(SampleFirstToken(logits, sampling, history, sample == 0 ? first : first->add_further()));

@@ -22,7 +22,9 @@ def ask(fleet, ids, model, **fields):
     """The answer, and how many tokens of the prompt were cached."""
     before = cached_tokens(fleet)
     answer = Answer(fleet.stream(tokens(ids, model, sampling=greedy(), stopping=exactly(8), **fields)))
-    return answer, cached_tokens(fleet) - before
+    cached = cached_tokens(fleet) - before
+    assert answer.finished.usage.cached_prompt_tokens == cached
+    return answer, cached
 
 
 def wait_told(fleet):

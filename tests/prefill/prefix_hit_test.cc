@@ -36,10 +36,12 @@ class PrefixHitTest : public testing::TestWithParam<std::string> {
     PrefillRequest request = worker.RequestTo(decode_.endpoint(), reservation, prompt);
     request.set_logprobs(true);
     request.set_top_logprobs(5);
-    const PrefillResult result = worker.Run(request);
+    PrefillResult result = worker.Run(request);
     EXPECT_TRUE(result.status.ok()) << result.absl_status();
     if (!result.first_token.has_value() || !result.done.has_value()) return "nothing";
     *cached = result.done->cached_tokens();
+    EXPECT_EQ(result.first_token->cached_tokens(), *cached);
+    result.first_token->clear_cached_tokens();
     MemoryBudget budget(int64_t{1} << 30);
     SequenceState state = SequenceState::Create(reference_model_->MakeStateLayout(1), budget, length + 10).value();
     StateReader reader(reference_model_->fingerprint(), &state);

@@ -41,8 +41,8 @@ TEST(PrefixChainTest, ABlockIsNamedByAllThatComesBefore) {
 }
 
 TEST(PrefixChainTest, ModelAdapterAndSaltKeepApart) {
-  const std::vector<std::vector<std::string>> roots = {
-      {"f", "", ""}, {"g", "", ""}, {"f", "a", ""}, {"f", "", "a"}, {"f", "aa", ""}, {"fa", "", ""}};
+  const std::vector<std::vector<std::string>> roots = {{"f", "", ""},  {"g", "", ""},   {"f", "a", ""},
+                                                       {"f", "", "a"}, {"f", "aa", ""}, {"fa", "", ""}};
   for (size_t i = 0; i < roots.size(); ++i) {
     for (size_t j = 0; j < i; ++j) {
       EXPECT_FALSE(PrefixChain(roots[i][0], roots[i][1], roots[i][2], Tokens(64))[0] ==
