@@ -28,6 +28,9 @@ absl::Status OutOfMemory() {
       "the system refused memory for a sequence state; lower --memory to what the machine has");
 }
 
+// Of one layer: more than any machine holds, and few enough that a table of them can be asked for.
+constexpr int64_t kMaxPages = int64_t{1} << 28;
+
 absl::Status CheckRoom(int64_t max_tokens, int64_t position) {
   if (max_tokens >= std::max<int64_t>(position, 1)) return absl::OkStatus();
   return absl::InvalidArgumentError(
@@ -62,7 +65,9 @@ absl::Status SequenceState::MakeTables(MemoryReservation reservation) {
   try {
     for (size_t i = 0; i < layers_.size(); ++i) {
       if (layers_[i].kind == Kind::kRecurrent) continue;
-      layers_[i].slots.resize(layout_->KvPages(layout_->layers[i], max_tokens_));
+      const int64_t pages = layout_->KvPages(layout_->layers[i], max_tokens_);
+      if (pages > kMaxPages) return OutOfMemory();
+      layers_[i].slots.resize(pages);
     }
   } catch (const std::exception&) {  // bad_alloc or length_error: a budget far beyond the machine
     return OutOfMemory();
