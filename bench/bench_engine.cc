@@ -14,6 +14,7 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "bench/command_line.h"
 #include "bench/engine_bench.h"
 #include "bench/engine_report.h"
 #include "bench/machine_limits.h"
@@ -27,8 +28,6 @@
 namespace baton {
 namespace {
 
-constexpr int kExitFailure = 1;
-constexpr int kExitUsage = 2;
 // The machine is measured around every timed pass, so each of its figures must be quick.
 constexpr double kSecondsPerLimit = 0.12;
 
@@ -139,23 +138,13 @@ int Main(int argc, char** argv) {
   Flags flags;
   CLI::App app("Prefill and decode speed of a model directory, beside what this machine allows.", "bench_engine");
   AddFlags(app, flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& success) {
-    return app.exit(success);  // --help, --version
-  } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "bench_engine: %s; see bench_engine --help\n", error.what());
-    return kExitUsage;
-  }
+  if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
   if (flags.engine.weights == WeightPrecision::kF32) {
     const BlasCoreChoice blas = RestartForBlas(argv);
     if (!blas.problem.empty())
       std::fprintf(stderr, "slow OpenBLAS core %s: %s\n", blas.core.c_str(), blas.problem.c_str());
   }
-  const absl::Status status = Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "bench_engine: %s\n", std::string(status.message()).c_str());
-  return kExitFailure;
+  return EndProgram(app, Run(flags));
 }
 
 }  // namespace

@@ -25,6 +25,7 @@
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
+#include "bench/command_line.h"
 #include "bench/engine_report.h"
 #include "bench/machine_limits.h"
 #include "common/base/bytes.h"
@@ -44,9 +45,6 @@
 
 namespace baton {
 namespace {
-
-constexpr int kExitFailure = 1;
-constexpr int kExitUsage = 2;
 
 struct Flags {
   std::string directory;
@@ -490,18 +488,8 @@ int Main(int argc, char** argv) {
       ->delimiter(',')
       ->check(CLI::IsMember({"grpc", "shm"}))
       ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::Success& success) {
-    return app.exit(success);  // --help, --version
-  } catch (const CLI::ParseError& error) {
-    std::fprintf(stderr, "bench_handoff: %s; see bench_handoff --help\n", error.what());
-    return kExitUsage;
-  }
-  const absl::Status status = Run(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "bench_handoff: %s\n", std::string(status.message()).c_str());
-  return kExitFailure;
+  if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
+  return EndProgram(app, Run(flags));
 }
 
 }  // namespace

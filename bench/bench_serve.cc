@@ -29,6 +29,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/command_line.h"
 #include "bench/interference.h"
 #include "bench/serve_load.h"
 #include "bench/serve_report.h"
@@ -41,8 +42,6 @@
 namespace baton {
 namespace {
 
-constexpr int kExitFailure = 1;
-constexpr int kExitUsage = 2;
 constexpr int kExitInterrupted = 130;
 constexpr auto kQuickCall = std::chrono::seconds(10);
 // Tokenized in one call to the gateway.
@@ -316,29 +315,13 @@ int Main(int argc, char** argv) {
   Flags flags;
   flags.load.gateway = "127.0.0.1:7000";
   AddOptions(app, &flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::CallForVersion& version) {
-    return app.exit(version);
-  } catch (const CLI::ParseError& error) {
-    std::string message = error.what();
-    std::replace(message.begin(), message.end(), '\n', ' ');
-    std::fprintf(stderr, "bench_serve: %s; see bench_serve --help\n", message.c_str());
-    return kExitUsage;
-  }
+  if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
   if (flags.load.workload.duration == 0 && flags.load.workload.requests == 0) flags.load.workload.duration = 30;
   if (!flags.interference.empty()) {
-    const absl::Status status = RunInterference(std::move(flags));
-    if (status.ok()) return 0;
-    std::fprintf(stderr, "bench_serve: %s\n", std::string(status.message()).c_str());
-    return kExitFailure;
+    return EndProgram(app, RunInterference(std::move(flags)));
   }
   const absl::StatusOr<int> code = RunBenchmark(std::move(flags));
-  if (code.ok()) return *code;
-  std::fprintf(stderr, "bench_serve: %s\n", std::string(code.status().message()).c_str());
-  return kExitFailure;
+  return code.ok() ? *code : EndProgram(app, code.status());
 }
 
 }  // namespace
