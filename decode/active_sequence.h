@@ -100,8 +100,6 @@ struct ActiveSequence {
   absl::optional<SpilledState> file;
   // kRunning: its state is full, and there was no memory for more.
   bool waits_for_room = false;
-  // Tokens consumed, as its state says while it is in memory.
-  int64_t position = 0;
   // The token at the state's position, not consumed yet.
   int32_t next_token;
   // Tokens generated so far, next_token included.

@@ -1,6 +1,7 @@
 // How the engine's sequences share too little memory: who gets more, who waits on disk, who comes back.
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -108,11 +109,8 @@ void DecodeEngine::SubmitMove(ActiveSequence& sequence, StateMove move) {
       moves_done_ = true;
     });
   }
-  if (!move.file.has_value()) {
-    sequence.position = move.state->position();
-    // Shared by all states of this engine; asked for only here, since Create wants a shared one.
-    if (layout_ == nullptr) layout_ = move.state->shared_layout();
-  }
+  // Shared by all states of this engine; asked for only here, since Create wants a shared one.
+  if (layout_ == nullptr) layout_ = move.state->shared_layout();
   move.sequence = sequence.id;
   move.next_token = sequence.next_token;
   sequence.state.reset();
@@ -123,7 +121,9 @@ void DecodeEngine::SubmitMove(ActiveSequence& sequence, StateMove move) {
 
 void DecodeEngine::TakeMoves() {
   if (spiller_ == nullptr) return;
-  for (StateMove& move : spiller_->TakeDone()) {
+  std::vector<StateMove> moves = spiller_->TakeDone();
+  if (moves.empty()) return;
+  for (StateMove& move : moves) {
     const bool to_disk = move.file.has_value() || (!move.status.ok() && move.state.has_value());
     if (to_disk) spilling_ = false;
     const auto found = std::find_if(sequences_.begin(), sequences_.end(),

@@ -6,7 +6,6 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <bit>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -15,32 +14,27 @@
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/full_io.h"
 #include "common/base/ids.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/state/state_codec.h"
-#include "decode/state_frames.h"
+#include "common/state/state_frames.h"
+#include "common/state/wire_format.h"
 
 namespace baton {
 namespace {
 
-static_assert(std::endian::native == std::endian::little, "integers are copied as they lie in memory");
+using wire::Put;
 
 constexpr absl::string_view kMagic("BATONSES", 8);
 constexpr uint32_t kVersion = 1;
 constexpr size_t kHeadBytes = 136;  // before the tokens
 constexpr size_t kChecksumBytes = 8;
 constexpr uint32_t kMaxTokens = 1 << 24;
-// A frame's type, zeros and payload length; its checksum follows the payload.
-constexpr size_t kFramePrefixBytes = 8;
-constexpr size_t kFrameOverheadBytes = 16;
 // Far beyond one position of one layer, or one layer's recurrent state.
 constexpr size_t kMaxFrameBytes = size_t{64} << 20;
 
-template <typename T>
-void Put(T value, std::string* out) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
 template <typename T>
 T Get(absl::string_view bytes, size_t offset) {
   T value;
@@ -48,11 +42,15 @@ T Get(absl::string_view bytes, size_t offset) {
   return value;
 }
 
-absl::Status FileError(const char* what, const std::string& path) {
-  const int error = errno;
+absl::Status FileError(int error, const char* what, absl::string_view path) {
   const std::string message = absl::StrCat(what, " ", path, ": ", std::strerror(error));
-  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-  return full ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
+  return MeansDiskFull(error) ? absl::ResourceExhaustedError(message) : absl::UnavailableError(message);
+}
+
+// Appends to `out`; fewer than `bytes` at the end of the file.
+absl::Status Read(const FileDescriptor& file, size_t bytes, std::string* out) {
+  const int error = ReadUpTo(file.get(), bytes, out);
+  return error == 0 ? absl::OkStatus() : FileError(error, "cannot read", "a session file");
 }
 
 absl::Status Corrupt(absl::string_view what) { return absl::DataLossError(absl::StrCat("session file: ", what)); }
@@ -74,42 +72,16 @@ std::string MakeHead(const SessionRecord& record, const Fingerprint& fingerprint
   return head;
 }
 
-absl::Status WriteAll(int fd, absl::string_view bytes, const std::string& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written <= 0) return FileError("cannot write", path);
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
-
-// Up to `bytes`: fewer at the end of the file.
-absl::Status ReadUpTo(int fd, size_t bytes, std::string* out) {
-  const size_t begin = out->size();
-  out->resize(begin + bytes);
-  size_t done = 0;
-  while (done < bytes) {
-    const ssize_t got = read(fd, out->data() + begin + done, bytes - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FileError("cannot read", "a session file");
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
-  out->resize(begin + done);
-  return absl::OkStatus();
-}
-
 absl::Status WriteContents(int fd, const SessionRecord& record, const Fingerprint& fingerprint,
                            const SequenceState& state, const std::string& path) {
   std::string bytes = MakeHead(record, fingerprint);
   StateFrames frames(state, fingerprint);
   while (frames.Next(kStateFrameTargetBytes, &bytes)) {
-    BATON_RETURN_IF_ERROR(WriteAll(fd, bytes, path));
+    if (const int error = WriteAll(fd, bytes); error != 0) return FileError(error, "cannot write", path);
     bytes.clear();
   }
   struct timespec times[2] = {absl::ToTimespec(record.expires), absl::ToTimespec(record.expires)};
-  if (futimens(fd, times) != 0 || fsync(fd) != 0) return FileError("cannot write", path);
+  if (futimens(fd, times) != 0 || fsync(fd) != 0) return FileError(errno, "cannot write", path);
   return absl::OkStatus();
 }
 
@@ -124,10 +96,11 @@ absl::Status WriteSessionFile(const std::string& directory, const SessionRecord&
   const std::string path = absl::StrCat(directory, "/", SessionFileName(record.id));
   const std::string temporary = absl::StrCat(path, ".", absl::Hex(RandomUint64()), ".tmp");
   FileDescriptor file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!file.is_open()) return FileError("cannot create", temporary);
+  if (!file.is_open()) return FileError(errno, "cannot create", temporary);
   absl::Status status = WriteContents(file.get(), record, fingerprint, state, temporary);
-  if (close(file.Release()) != 0 && status.ok()) status = FileError("cannot write", temporary);
-  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0) status = FileError("cannot rename", temporary);
+  if (close(file.Release()) != 0 && status.ok()) status = FileError(errno, "cannot write", temporary);
+  if (status.ok() && rename(temporary.c_str(), path.c_str()) != 0)
+    status = FileError(errno, "cannot rename", temporary);
   if (!status.ok()) unlink(temporary.c_str());
   return status;
 }
@@ -175,16 +148,17 @@ absl::StatusOr<SessionFile> SessionFile::Open(const std::string& directory, absl
   const std::string path = absl::StrCat(directory, "/", SessionFileName(id));
   FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   if (!file.is_open()) {
-    return errno == ENOENT ? absl::NotFoundError("there is no such session file") : FileError("cannot open", path);
+    return errno == ENOENT ? absl::NotFoundError("there is no such session file")
+                           : FileError(errno, "cannot open", path);
   }
   struct stat info;
   if (fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode)) return Corrupt("not a regular file");
   std::string head;
-  BATON_RETURN_IF_ERROR(ReadUpTo(file.get(), kHeadBytes, &head));
+  BATON_RETURN_IF_ERROR(Read(file, kHeadBytes, &head));
   if (head.size() == kHeadBytes) {
     const size_t tokens = std::min(Get<uint32_t>(head, 128), kMaxTokens);
     const size_t left = static_cast<size_t>(std::max<int64_t>(0, info.st_size - static_cast<int64_t>(kHeadBytes)));
-    BATON_RETURN_IF_ERROR(ReadUpTo(file.get(), std::min(tokens * sizeof(int32_t) + kChecksumBytes, left), &head));
+    BATON_RETURN_IF_ERROR(Read(file, std::min(tokens * sizeof(int32_t) + kChecksumBytes, left), &head));
   }
   BATON_ASSIGN_OR_RETURN(SessionRecord record, ParseSessionHead(head, id, fingerprint));
   return SessionFile(std::move(file), std::move(record));
@@ -194,13 +168,13 @@ absl::Status SessionFile::ReadFrames(size_t max_bytes, std::string* frames) {
   const size_t begin = frames->size();
   while (frames->size() - begin < max_bytes) {
     const size_t at = frames->size();
-    BATON_RETURN_IF_ERROR(ReadUpTo(file_.get(), kFramePrefixBytes, frames));
+    BATON_RETURN_IF_ERROR(Read(file_, wire::kFramePrefixBytes, frames));
     if (frames->size() == at) return absl::OkStatus();
-    if (frames->size() - at < kFramePrefixBytes) return Corrupt("it ends within a frame");
-    const size_t rest = size_t{Get<uint32_t>(*frames, at + 4)} + kFrameOverheadBytes - kFramePrefixBytes;
+    if (frames->size() - at < wire::kFramePrefixBytes) return Corrupt("it ends within a frame");
+    const size_t rest = size_t{Get<uint32_t>(*frames, at + 4)} + wire::kFrameOverheadBytes - wire::kFramePrefixBytes;
     if (rest > kMaxFrameBytes) return Corrupt("a frame longer than any");
-    BATON_RETURN_IF_ERROR(ReadUpTo(file_.get(), rest, frames));
-    if (frames->size() - at < kFramePrefixBytes + rest) return Corrupt("it ends within a frame");
+    BATON_RETURN_IF_ERROR(Read(file_, rest, frames));
+    if (frames->size() - at < wire::kFramePrefixBytes + rest) return Corrupt("it ends within a frame");
   }
   return absl::OkStatus();
 }

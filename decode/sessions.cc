@@ -8,8 +8,8 @@
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
 #include "common/state/state_codec.h"
+#include "common/state/state_frames.h"
 #include "decode/session_directory.h"
-#include "decode/state_frames.h"
 
 namespace baton {
 namespace {
@@ -77,8 +77,8 @@ Sessions::~Sessions() {
 
 absl::optional<absl::Time> Sessions::Keep(const SessionKey& key, std::vector<int32_t> tokens, SequenceState state) {
   if (!enabled()) return absl::nullopt;
-  absl::StatusOr<StateSnapshot> snapshot = TakeSnapshot(state);
-  if (absl::IsResourceExhausted(snapshot.status()) && MakeRoom(state.bytes())) snapshot = TakeSnapshot(state);
+  absl::StatusOr<StateSnapshot> snapshot = state.Snapshot();
+  if (absl::IsResourceExhausted(snapshot.status()) && MakeRoom(state.bytes())) snapshot = state.Snapshot();
   if (!snapshot.ok()) {
     metrics_->not_kept.Increment();
     return absl::nullopt;
@@ -266,8 +266,6 @@ void Sessions::DropExpired(absl::Time now) {
     Drop(entry);
   }
 }
-
-absl::StatusOr<StateSnapshot> Sessions::TakeSnapshot(SequenceState& state) { return state.Snapshot(); }
 
 absl::StatusOr<SequenceState> Sessions::Materialize(const StateSnapshot& snapshot) {
   return SequenceState::FromSnapshot(snapshot, *budget_, snapshot.position);

@@ -116,7 +116,6 @@ class Sessions {
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void DropExpired(absl::Time now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status Write(const SessionRecord& record, const StateSnapshot& snapshot);
-  absl::StatusOr<StateSnapshot> TakeSnapshot(SequenceState& state);
   // To be read, not to go on.
   absl::StatusOr<SequenceState> Materialize(const StateSnapshot& snapshot);
 

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/file_descriptor.h"
+#include "common/base/full_io.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -60,14 +61,11 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": is ", file.size, " bytes long, expected at most ", max_bytes));
   }
-  std::string text(file.size, '\0');
-  size_t done = 0;
-  while (done < text.size()) {
-    const ssize_t count = read(file.descriptor.get(), text.data() + done, text.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't read ", path));
-    if (count == 0) return absl::InvalidArgumentError(absl::StrCat(path, ": became shorter while it was read"));
-    done += static_cast<size_t>(count);
+  std::string text;
+  const int error = ReadUpTo(file.descriptor.get(), file.size, &text);
+  if (error != 0) return absl::ErrnoToStatus(error, absl::StrCat("can't read ", path));
+  if (text.size() < file.size) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": became shorter while it was read"));
   }
   return text;
 }

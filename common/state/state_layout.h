@@ -3,8 +3,7 @@
 // A layout is a pure function of a model's config and the precision of its state. Three kinds of layer state exist:
 //   kGlobalKv   K and V of every position, in pages (Gemma 1; odd layers of Gemma 2)
 //   kWindowKv   K and V of the last `visible_keys` positions, in pages that are dropped when they leave the window
-//   (even
-//               layers of Gemma 2; attention layers of RecurrentGemma)
+//               (even layers of Gemma 2; attention layers of RecurrentGemma)
 //   kRecurrent  one float32 RG-LRU vector and the last inputs of the temporal convolution
 //
 //   StateLayout layout = model->MakeStateLayout(/*max_run_tokens=*/1);

@@ -1,5 +1,5 @@
-// Constants and primitives of the state wire format, shared by its writer and reader only. docs/state-format.md is the
-// specification; what is here follows it.
+// Constants and primitives of the state wire format, shared by its writer, its reader and whoever cuts or stores its
+// frames. docs/state-format.md is the specification; what is here follows it.
 //
 // A stream is a sequence of frames:
 //   type u8 | zero u8[3] | payload bytes u32 | payload | XXH3-64 of all of that u64

@@ -7,24 +7,12 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/full_io.h"
 #include "common/rpc/status_mapping.h"
 #include "gateway/cli/exit_code.h"
 
 namespace baton::cli {
 namespace {
-
-// 0, or the errno of the write that failed.
-int WriteAll(int fd, absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(fd, text.data(), text.size());
-    if (written >= 0) {
-      text.remove_prefix(static_cast<size_t>(written));
-    } else if (errno != EINTR) {
-      return errno;
-    }
-  }
-  return 0;
-}
 
 const char* Code(Terminal::Style style) {
   switch (style) {

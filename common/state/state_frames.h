@@ -2,11 +2,10 @@
 //
 //   StateFrames frames(state, fingerprint);
 //   while (frames.Next(kStateFrameTargetBytes, &bytes)) ...
-//
-// The commit's first token says nothing: whoever reads knows what follows.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -17,9 +16,10 @@ namespace baton {
 
 class StateFrames {
  public:
-  // `state` must outlive it.
-  StateFrames(const SequenceState& state, const Fingerprint& fingerprint)
+  // `state` must outlive it. `next_token`: the commit's first token; readers that know what follows ignore it.
+  StateFrames(const SequenceState& state, const Fingerprint& fingerprint, int32_t next_token = 0)
       : writer_(fingerprint, state.layout(), state.position()), owner_(&state, [](const void*) {}) {
+    next_token_.id = next_token;
     StateCutter cutter(state.layout(), state.position());
     cutter.AllLayersDone(state, &pieces_);
   }
@@ -32,8 +32,7 @@ class StateFrames {
     begun_ = true;
     while (next_ < pieces_.size() && bytes.size() < max_bytes) writer_.WritePiece(pieces_[next_++], owner_, &bytes);
     if (next_ == pieces_.size()) {
-      const FirstTokenRecord none;
-      writer_.WriteCommit({&none, 1}, &bytes);
+      writer_.WriteCommit({&next_token_, 1}, &bytes);
       committed_ = true;
     }
     bytes.AppendTo(out);
@@ -44,6 +43,7 @@ class StateFrames {
   StateFrameWriter writer_;
   // Of the state's rows, for as long as frames reference them: within a call of Next.
   const std::shared_ptr<const void> owner_;
+  FirstTokenRecord next_token_;
   std::vector<StatePiece> pieces_;
   size_t next_ = 0;
   bool begun_ = false;
