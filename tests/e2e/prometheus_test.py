@@ -5,6 +5,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -15,6 +16,9 @@ from baton.v1 import inference_pb2 as pb
 from fleet import GEMMA, RECURRENT, ROOT
 from messages import Answer, chat, failure_of, greedy, long_request
 from process import wait_until
+
+sys.path.insert(0, str(ROOT / "tests" / "deploy"))
+import monitoring  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="Debian's prometheus is not installed")
 
@@ -144,3 +148,20 @@ def test_names_are_the_documented_ones(fleet):
                 exposed.add(base if base in documented else name)
     assert exposed <= documented
     assert documented <= exposed
+
+
+def test_dashboards_and_rules_find_what_they_ask_for(fleet, prometheus):
+    """Every expression evaluates, and every metric in it has the labels that it selects and groups by."""
+    wait_until(lambda: len(prometheus.query("up == 1")) == 5, "all targets are up")
+    labels = {}
+    for sample in prometheus.query('{__name__=~"baton_.+"}'):
+        labels.setdefault(sample["metric"]["__name__"], set()).update(sample["metric"])
+    for where, expression in monitoring.expressions():
+        prometheus.query(expression)
+        metrics = [(name, matched) for name, matched in monitoring.selectors(expression) if name != "up"]
+        for name, matched in metrics:
+            assert name in labels, f"{where}: nobody exposes {name}"
+            assert set(matched) - {"job"} <= labels[name], f"{where}: {name}"
+        if metrics and "baton:" not in expression:
+            every = set().union(*(labels[name] for name, _ in metrics))
+            assert monitoring.grouped_labels(expression) <= every, where
