@@ -90,9 +90,9 @@ int RunCli(std::vector<std::string> arguments, Terminal& terminal, Interrupt& in
   bool no_color = false;
   AddGlobalOptions(app, &session.options, &no_color);
   const std::vector<Command> commands = {
-      AddGenerate(app, session),   AddChat(app, session),    AddScore(app, session),  AddTokenize(app, session),
-      AddDetokenize(app, session), AddModels(app, session),  AddStatus(app, session), AddSynth(app, session),
-      AddPack(app, session),       AddVersion(app, session),
+      AddGenerate(app, session),   AddChat(app, session),   AddScore(app, session),   AddTokenize(app, session),
+      AddDetokenize(app, session), AddModels(app, session), AddStatus(app, session),  AddHealth(app, session),
+      AddSynth(app, session),      AddPack(app, session),   AddVersion(app, session),
   };
   for (const Command& command : commands) {
     command.app->fallthrough();

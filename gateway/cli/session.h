@@ -53,6 +53,8 @@ class Session {
   absl::Status Connect();
   baton::v1::Inference::Stub& inference() { return *inference_; }
   baton::v1::Fleet::Stub& fleet() { return *fleet_; }
+  // For other services than the gateway's.
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
 
   // Runs `call` with a context that carries the deadline and that Ctrl-C cancels. Connect first.
   absl::Status Call(absl::FunctionRef<grpc::Status(grpc::ClientContext*)> call,

@@ -217,6 +217,26 @@ TEST_F(CommandsTest, Version) {
   EXPECT_EQ(Run({"version", "--json"}).out, "{\"client\":\"0.1.0\",\"gateway\":\"9.9.9\"}\n");
 }
 
+TEST_F(CommandsTest, Health) {
+  gateway_.SetServing(true);
+  const CliResult serving = Run({"health"});
+  EXPECT_EQ(serving.code, 0) << serving.err;
+  EXPECT_EQ(serving.out, "SERVING\n");
+  EXPECT_EQ(Run({"health", "--json"}).out, "{\"status\":\"SERVING\"}\n");
+
+  gateway_.SetServing(false);
+  const CliResult draining = Run({"health"});
+  EXPECT_EQ(draining.code, 1);
+  EXPECT_EQ(draining.out, "NOT_SERVING\n");
+  EXPECT_THAT(draining.err, HasSubstr("is not serving"));
+
+  const CliResult unknown = Run({"health", "--service", "no.Such"});
+  EXPECT_EQ(unknown.code, 1);
+  EXPECT_THAT(unknown.err, HasSubstr("has no service \"no.Such\""));
+  gateway_.Stop();
+  EXPECT_EQ(Run({"health"}).code, 3);
+}
+
 TEST(Synth, WritesACheckpointAndSaysSo) {
   const std::string config = BATON_BUNDLED_MODELS "/tiny-recurrentgemma/config.json";
   const TemporaryFile name("");

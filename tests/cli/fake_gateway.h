@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/server.h>
 #include <grpcpp/server_builder.h>
 
@@ -23,6 +24,7 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
  public:
   FakeGateway() {
     grpc::ServerBuilder builder;
+    grpc::EnableDefaultHealthCheckService(true);
     builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
     builder.RegisterService(static_cast<v1::Inference::Service*>(this));
     builder.RegisterService(static_cast<v1::Fleet::Service*>(this));
@@ -35,6 +37,7 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
     server_ = nullptr;
   }
 
+  void SetServing(bool serving) { server_->GetHealthCheckService()->SetServingStatus(serving); }
   std::string address() const { return "127.0.0.1:" + std::to_string(port_); }
 
   // What it answers. Set before the call.
