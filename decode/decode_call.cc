@@ -79,6 +79,7 @@ void DecodeCall::CountAndLog(DecodeOutcome outcome, const absl::Status& status) 
       .With("tokens", tokens_.load(std::memory_order_relaxed))
       .With("state_bytes", state_bytes_.load(std::memory_order_relaxed))
       .With("handoff_wait_seconds", handoff_wait_seconds())
+      .With("local_prefill", request_.compute_prompt)
       .With("seconds", absl::ToDoubleSeconds(absl::Now() - started_));
   if (failed || outcome == DecodeOutcome::kRefused) line.With("error", status);
 }

@@ -42,7 +42,7 @@ class DecodeCall {
 
   // The state has been verified. Once, before the sequence is decoded.
   void StateReceived(int64_t bytes);
-  // From the call's start to StateReceived; 0 before.
+  // From the call's start to StateReceived; 0 before, and where the prompt is computed here.
   double handoff_wait_seconds() const { return handoff_wait_seconds_.load(std::memory_order_relaxed); }
   void CountToken() { tokens_.fetch_add(1, std::memory_order_relaxed); }
 

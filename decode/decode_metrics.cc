@@ -8,6 +8,11 @@ prometheus::Counter& HandoffFailures(Metrics* metrics, const std::string& model,
                              {{"model", model}, {"reason", reason}});
 }
 
+prometheus::Counter& PromptTokens(Metrics* metrics, const std::string& model, const std::string& source) {
+  return metrics->AddCounter("baton_prompt_tokens_total", "Prompt tokens by source.",
+                             {{"model", model}, {"source", source}});
+}
+
 prometheus::Counter& Finished(Metrics* metrics, const std::string& model, const std::string& reason) {
   return metrics->AddCounter("baton_sequences_finished_total", "Sequences that ended here.",
                              {{"model", model}, {"reason", reason}});
@@ -19,8 +24,12 @@ DecodeMetrics::DecodeMetrics(Metrics* metrics, const std::string& model, const M
     : requests_waiting(
           metrics->AddGauge("baton_requests_waiting", "Requests not yet being worked on.", {{"model", model}})),
       requests_running(metrics->AddGauge("baton_requests_running", "Requests being worked on.", {{"model", model}})),
-      prompt_tokens_transferred(metrics->AddCounter("baton_prompt_tokens_total", "Prompt tokens by source.",
-                                                    {{"model", model}, {"source", "transferred"}})),
+      prompt_tokens_transferred(PromptTokens(metrics, model, "transferred")),
+      prompt_tokens_computed(PromptTokens(metrics, model, "computed")),
+      prompt_tokens_cached(PromptTokens(metrics, model, "cached")),
+      local_prefills(metrics->AddCounter("baton_local_prefills_total",
+                                         "Prompts that this decode worker computed in its own batch.",
+                                         {{"model", model}})),
       generation_tokens(metrics->AddCounter("baton_generation_tokens_total", "Tokens sampled.", {{"model", model}})),
       handoff_bytes(
           metrics->AddCounter("baton_handoff_bytes_total", "State bytes sent or received.", {{"model", model}})),

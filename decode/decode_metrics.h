@@ -24,6 +24,10 @@ struct DecodeMetrics {
   prometheus::Gauge& requests_waiting;
   prometheus::Gauge& requests_running;
   prometheus::Counter& prompt_tokens_transferred;
+  // Of prompts that are computed here, and what kept sessions spared them.
+  prometheus::Counter& prompt_tokens_computed;
+  prometheus::Counter& prompt_tokens_cached;
+  prometheus::Counter& local_prefills;
   prometheus::Counter& generation_tokens;
   prometheus::Counter& handoff_bytes;
   prometheus::Counter& handoff_cancelled;

@@ -1,5 +1,6 @@
 #include "decode/decode_service.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -18,6 +19,8 @@ using worker::v1::DecodeRequest;
 
 // The engine keeps at most two waiting (engine.cc); the reservation, the last tokens and the end come on top.
 constexpr size_t kMaxQueuedEvents = 8;
+
+constexpr char kLocalPrefillRefused[] = "LOCAL_PREFILL_REFUSED";
 
 // Sends a kept state, a message at a time. Deletes itself.
 class SessionSender final : public grpc::ServerWriteReactor<worker::v1::StateChunk> {
@@ -68,6 +71,7 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
                              LoadReporter* load, DrainGate* gate)
     : gate_(gate),
       limits_(MakeLimits(*model, options.max_tokens)),
+      computes_prompts_(options.engine.local_prefill_chunk > 0),
       metrics_(metrics, options.model_name, budget),
       session_metrics_(metrics, options.model_name),
       sessions_(options.sessions, model->fingerprint(), budget, &session_metrics_,
@@ -76,12 +80,13 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
                   metrics_.UpdateStateBytes();
                 }),
       engine_(model, options.engine, budget, &metrics_, load, &sessions_),
-      reservations_(options.boot_id, model->MakeStateLayout(kDecodeRunTokens), options.engine.reserve_output, budget,
-                    &metrics_, load, &sessions_) {
+      reservations_(options.boot_id, model->MakeStateLayout(DecodeRunTokens(options.engine)),
+                    options.engine.reserve_output, budget, &metrics_, load, &sessions_) {
   receiver_context_.limits = limits_;
   receiver_context_.reservations = &reservations_;
   receiver_context_.engine = &engine_;
   receiver_context_.sessions = &sessions_;
+  receiver_context_.budget = budget;
   receiver_context_.metrics = &metrics_;
   engine_.Start();
 }
@@ -110,8 +115,14 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
     return Refuse(*request, WithRetryAfter(absl::ResourceExhaustedError("running sequences wait for memory"),
                                            kMemoryRetryDelay, "DECODE_MEMORY_FULL"));
   }
+  absl::StatusOr<StateSnapshot> beginning = BeginningOf(*checked);
+  if (!beginning.ok()) {
+    gate_->Leave();
+    return Refuse(*request, beginning.status());
+  }
   auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_);
-  absl::StatusOr<std::shared_ptr<Reservation>> created = reservations_.Create(call);
+  absl::StatusOr<std::shared_ptr<Reservation>> created =
+      reservations_.Create(call, beginning->layout != nullptr ? &*beginning : nullptr);
   if (!created.ok()) {
     gate_->Leave();
     return Refuse(*request, created.status());
@@ -134,7 +145,37 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
   });
   call->AttachEvents(reactor->handle());
   call->events().Push(ReservationEvent(*reservation));
+  if (call->request().compute_prompt) {
+    absl::StatusOr<Room> room = reservations_.TakeUnfilled(*reservation);
+    if (room.ok()) {
+      engine_.AddPrompt(call, *std::move(room));
+    } else {
+      // The caller has gone, or somebody sends a state that nobody asked for.
+      call->Finish(DecodeOutcome::kFailed, room.status());
+    }
+  }
   return reactor;
+}
+
+absl::StatusOr<StateSnapshot> DecodeService::BeginningOf(const SequenceRequest& request) {
+  if (!request.compute_prompt) return StateSnapshot();
+  if (!computes_prompts_) {
+    return WithReason(absl::UnavailableError("this decode worker computes no prompts (--local-prefill-chunk 0)"),
+                      kLocalPrefillRefused);
+  }
+  if (request.session_id.empty()) return StateSnapshot();
+  absl::StatusOr<KeptSession> kept = sessions_.Resume({request.session_id, request.session_identity});
+  if (!kept.ok()) {
+    return WithReason(absl::UnavailableError("the session's state is not in this worker's memory any more"),
+                      kLocalPrefillRefused);
+  }
+  const int64_t position = kept->snapshot.position;
+  const bool begins_with_it = position < static_cast<int64_t>(request.tokens.size()) &&
+                              std::equal(kept->tokens.begin(), kept->tokens.begin() + position, request.tokens.begin());
+  if (!begins_with_it) {
+    return BadRequestError({{"session", "the prompt does not begin with the session's tokens"}});
+  }
+  return std::move(kept->snapshot);
 }
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DecodeService::Receive(
@@ -146,11 +187,11 @@ grpc::ServerUnaryReactor* DecodeService::EndSamples(grpc::CallbackServerContext*
                                                     const worker::v1::EndSamplesRequest* request,
                                                     worker::v1::EndSamplesResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(EndSamples(*request)));
+  reactor->Finish(ToGrpcStatus(AbandonSamples(*request)));
   return reactor;
 }
 
-absl::Status DecodeService::EndSamples(const worker::v1::EndSamplesRequest& request) {
+absl::Status DecodeService::AbandonSamples(const worker::v1::EndSamplesRequest& request) {
   std::shared_ptr<DecodeCall> call;
   if (request.boot_id() == reservations_.boot_id()) {
     absl::MutexLock lock(&mutex_);
@@ -179,16 +220,17 @@ grpc::ServerUnaryReactor* DecodeService::OpenSession(grpc::CallbackServerContext
                                                      const worker::v1::OpenSessionRequest* request,
                                                      worker::v1::OpenSessionResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(OpenSession(*request, response)));
+  reactor->Finish(ToGrpcStatus(DescribeSession(*request, response)));
   return reactor;
 }
 
-absl::Status DecodeService::OpenSession(const worker::v1::OpenSessionRequest& request,
-                                        worker::v1::OpenSessionResponse* response) {
+absl::Status DecodeService::DescribeSession(const worker::v1::OpenSessionRequest& request,
+                                            worker::v1::OpenSessionResponse* response) {
   BATON_RETURN_IF_ERROR(CheckSessionRequest(request.fingerprint(), request.key()));
   BATON_ASSIGN_OR_RETURN(const SessionInfo info, sessions_.Open({request.key().id(), request.key().identity()}));
   response->mutable_tokens()->Add(info.tokens.begin(), info.tokens.end());
   response->set_position(info.position);
+  response->set_in_memory(info.in_memory);
   absl::MutexLock lock(&mutex_);
   response->set_endpoint(endpoint_);
   return absl::OkStatus();
@@ -196,10 +238,10 @@ absl::Status DecodeService::OpenSession(const worker::v1::OpenSessionRequest& re
 
 grpc::ServerWriteReactor<worker::v1::StateChunk>* DecodeService::ReadSession(
     grpc::CallbackServerContext* context, const worker::v1::ReadSessionRequest* request) {
-  return new SessionSender(ReadSession(*request));
+  return new SessionSender(SessionState(*request));
 }
 
-absl::StatusOr<std::unique_ptr<SessionFrames>> DecodeService::ReadSession(
+absl::StatusOr<std::unique_ptr<SessionFrames>> DecodeService::SessionState(
     const worker::v1::ReadSessionRequest& request) {
   BATON_RETURN_IF_ERROR(CheckSessionRequest(request.fingerprint(), request.key()));
   return sessions_.Read({request.key().id(), request.key().identity()});

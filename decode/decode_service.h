@@ -9,6 +9,7 @@
 //   server.Stop(grace);  service.Stop();
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -37,12 +38,13 @@ struct DecodeServiceOptions {
   std::string boot_id;
   // Prompt plus output.
   int64_t max_tokens = 0;
+  // Prompts are computed here where engine.local_prefill_chunk is not 0.
   DecodeEngineOptions engine;
   SessionOptions sessions;
 };
 
-// A decode step appends one token to each sequence.
-inline constexpr int kDecodeRunTokens = 1;
+// A decode step appends one token to each running sequence, and to a prompt that is computed here a chunk.
+inline int DecodeRunTokens(const DecodeEngineOptions& options) { return std::max(1, options.local_prefill_chunk); }
 
 // Receive's messages are taken as the network delivers them: see StateMessage.
 using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<worker::v1::Decode::WithCallbackMethod_EndSamples<
@@ -79,17 +81,21 @@ class DecodeService final : public DecodeServiceBase {
   // A reservation's id and generation, which name its Run call to the end.
   using CallKey = std::pair<uint64_t, uint64_t>;
 
-  absl::Status EndSamples(const worker::v1::EndSamplesRequest& request);
-  absl::Status OpenSession(const worker::v1::OpenSessionRequest& request, worker::v1::OpenSessionResponse* response);
-  absl::StatusOr<std::unique_ptr<SessionFrames>> ReadSession(const worker::v1::ReadSessionRequest& request);
+  absl::Status AbandonSamples(const worker::v1::EndSamplesRequest& request);
+  absl::Status DescribeSession(const worker::v1::OpenSessionRequest& request,
+                               worker::v1::OpenSessionResponse* response);
+  absl::StatusOr<std::unique_ptr<SessionFrames>> SessionState(const worker::v1::ReadSessionRequest& request);
   // Of the worker of one model, by a key of a session.
   absl::Status CheckSessionRequest(const std::string& fingerprint, const worker::v1::SessionKey& key) const;
+  // What a prompt that is computed here goes on from; nothing when it names no session.
+  absl::StatusOr<StateSnapshot> BeginningOf(const SequenceRequest& request);
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Refuse(const worker::v1::DecodeRequest& request,
                                                             const absl::Status& status);
   worker::v1::DecodeEvent ReservationEvent(const Reservation& reservation) const;
 
   DrainGate* const gate_;
   const RequestLimits limits_;
+  const bool computes_prompts_;
   DecodeMetrics metrics_;
   SessionMetrics session_metrics_;
   Sessions sessions_;

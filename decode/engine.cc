@@ -28,6 +28,7 @@ DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, Mem
                            DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
     : model_(model), options_(options), budget_(budget), metrics_(metrics), load_(load), sessions_(sessions) {
   BATON_CHECK(options.max_batch >= 1 && options.max_unread_tokens >= 1 && options.reserve_output >= 0);
+  BATON_CHECK(options.local_prefill_chunk >= 0);
 }
 
 DecodeEngine::~DecodeEngine() { Stop(); }
@@ -48,14 +49,29 @@ void DecodeEngine::Stop() {
 
 void DecodeEngine::Add(std::shared_ptr<DecodeCall> call, std::vector<SampleStart> samples) {
   BATON_CHECK(!samples.empty());
+  absl::MutexLock lock(&mutex_);
+  for (auto& sequence : MakeSequences(std::move(call), std::move(samples), &next_id_)) {
+    arrivals_.push_back(std::move(sequence));
+  }
+}
+
+std::vector<std::unique_ptr<ActiveSequence>> DecodeEngine::MakeSequences(std::shared_ptr<DecodeCall> call,
+                                                                         std::vector<SampleStart> samples,
+                                                                         uint64_t* next_id) {
   const int64_t tokens = static_cast<int64_t>(call->request().tokens.size());
   const auto request = std::make_shared<ActiveRequest>(std::move(call), static_cast<int>(samples.size()));
-  absl::MutexLock lock(&mutex_);
+  std::vector<std::unique_ptr<ActiveSequence>> sequences;
   for (SampleStart& start : samples) {
     BATON_CHECK(start.state.position() == tokens);
-    arrivals_.push_back(
-        std::make_unique<ActiveSequence>(next_id_++, request, start.sample, std::move(start.state), start.first_token));
+    sequences.push_back(std::make_unique<ActiveSequence>((*next_id)++, request, start.sample, std::move(start.state),
+                                                         start.first_token));
   }
+  return sequences;
+}
+
+void DecodeEngine::Join(std::unique_ptr<ActiveSequence> sequence) {
+  sequence->turn = {.last_step = step_, .priority = sequence->request->call->request().priority, .number = turns_++};
+  sequences_.push_back(std::move(sequence));
 }
 
 void DecodeEngine::Loop() {
@@ -63,12 +79,12 @@ void DecodeEngine::Loop() {
     DropEnded();
     if (options_.reserve_output > 0) FindRoom();
     SelectBatch();
-    if (!batch_.empty()) Step();
+    SelectPrompts();
+    if (!batch_.empty() || !prompt_batch_.empty()) Step();
   }
-  for (const auto& sequence : sequences_) {
-    sequence->request->call->Finish(DecodeOutcome::kFailed,
-                                    WithReason(absl::UnavailableError("the decode worker is stopping"), "DRAINING"));
-  }
+  const absl::Status stopping = WithReason(absl::UnavailableError("the decode worker is stopping"), "DRAINING");
+  for (const auto& sequence : sequences_) sequence->request->call->Finish(DecodeOutcome::kFailed, stopping);
+  for (const LocalPrompt& prompt : prompts_) prompt.call->Finish(DecodeOutcome::kFailed, stopping);
   DropEnded();
 }
 
@@ -76,18 +92,16 @@ bool DecodeEngine::AdmitNew() {
   const bool someone_waits =
       std::any_of(sequences_.begin(), sequences_.end(), [](const auto& sequence) { return !sequence->runnable(); });
   absl::MutexLock lock(&mutex_);
-  can_step_ = std::any_of(sequences_.begin(), sequences_.end(), [](const auto& sequence) {
+  can_step_ = !prompts_.empty() || std::any_of(sequences_.begin(), sequences_.end(), [](const auto& sequence) {
     return sequence->runnable() || sequence->phase == ActiveSequence::Phase::kEnded;
   });
   // Nobody tells when memory becomes free or a call that waits for it ends.
   mutex_.AwaitWithTimeout(absl::Condition(this, &DecodeEngine::HasWork),
                           someone_waits ? kMemoryPoll : absl::InfiniteDuration());
   moves_done_ = false;
-  for (auto& sequence : arrivals_) {
-    sequence->turn = {.last_step = step_, .priority = sequence->request->call->request().priority, .number = turns_++};
-    sequences_.push_back(std::move(sequence));
-  }
+  for (auto& sequence : arrivals_) Join(std::move(sequence));
   arrivals_.clear();
+  AdmitPrompts();
   return !stopping_;
 }
 
@@ -110,11 +124,12 @@ void DecodeEngine::DropEnded() {
     sequences_.erase(first, sequences_.end());
     metrics_->UpdateStateBytes();
   }
+  DropEndedPrompts();
   ReportRunning();
 }
 
 void DecodeEngine::ReportRunning() {
-  const int64_t running = static_cast<int64_t>(sequences_.size());
+  const int64_t running = static_cast<int64_t>(sequences_.size() + prompts_.size());
   load_->SetRunning(running);
   metrics_->requests_running.Set(static_cast<double>(running));
 }
@@ -146,18 +161,25 @@ void DecodeEngine::Step() {
     run.logits_from = 0;
     runs_.push_back(run);
   }
+  int64_t tokens = static_cast<int64_t>(batch_.size());
+  size_t rows = batch_.size();
+  for (LocalPrompt* prompt : prompt_batch_) {
+    runs_.push_back(prompt->Run());
+    tokens += prompt->in_step;
+    if (prompt->completes()) ++rows;
+  }
   const size_t vocab_size = static_cast<size_t>(model_->config().vocab_size);
-  if (logits_.size() < batch_.size() * vocab_size) logits_.resize(batch_.size() * vocab_size);
-  const absl::Span<float> logits = absl::MakeSpan(logits_).subspan(0, batch_.size() * vocab_size);
+  if (logits_.size() < rows * vocab_size) logits_.resize(rows * vocab_size);
+  const absl::Span<float> logits = absl::MakeSpan(logits_).subspan(0, rows * vocab_size);
   model_->Forward(runs_, logits);
   for (size_t i = 0; i < batch_.size(); ++i) Continue(*batch_[i], logits.subspan(i * vocab_size, vocab_size));
 
-  const double count = static_cast<double>(batch_.size());
-  metrics_->generation_tokens.Increment(count);
-  metrics_->step_tokens.Observe(count);
-  metrics_->step_sequences.Observe(count);
-  metrics_->step_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
+  metrics_->generation_tokens.Increment(static_cast<double>(batch_.size()));
+  metrics_->step_tokens.Observe(static_cast<double>(tokens));
+  metrics_->step_sequences.Observe(static_cast<double>(runs_.size()));
   load_->AddTokens(static_cast<int64_t>(batch_.size()));
+  ContinuePrompts(logits.subspan(batch_.size() * vocab_size));
+  metrics_->step_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
 }
 
 void DecodeEngine::Continue(ActiveSequence& sequence, absl::Span<const float> logits) {

@@ -8,12 +8,16 @@
 // reader is behind, its tokens are gathered into larger chunks, and beyond max_unread_tokens for each sample its
 // sequences are ended rather than the others kept waiting.
 //
+// Short prompts may be computed here too: those that wait share local_prefill_chunk tokens of each step, the more
+// urgent and older ones first. So a step is never longer than for max_batch sequences and as many prompt tokens.
+//
 // With reserve_output, a sequence's memory grows as it goes. When there is none left, the least urgent or newest
 // sequence waits on disk until there is, and continues bit for bit.
 //
 //   DecodeEngine engine(&model, options, &budget, &metrics, &load);
 //   engine.Start();
 //   engine.Add(call, std::move(samples));                // any thread
+//   engine.AddPrompt(call, std::move(room));             // any thread
 //   engine.Stop();                                        // ends what is left with UNAVAILABLE
 #pragma once
 
@@ -37,6 +41,8 @@
 #include "decode/active_sequence.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
+#include "decode/local_prompt.h"
+#include "decode/samples.h"
 #include "decode/sessions.h"
 #include "decode/state_spiller.h"
 
@@ -52,16 +58,14 @@ struct DecodeEngineOptions {
   int reserve_output = 0;
   // Where sequences wait.
   std::string spill_directory = "/tmp";
+  // Prompt tokens computed in one step. 0: no prompts are computed here. The states' layout must allow runs of it.
+  int local_prefill_chunk = 32;
   // Fault injection: sleep in every step.
   absl::Duration step_delay = absl::ZeroDuration();
 };
 
-// A sample as it joins: it continues with `first_token`, the token at state.position().
-struct SampleStart {
-  int sample = 0;
-  SequenceState state;
-  int32_t first_token = 0;
-};
+// Prompts that one step computes parts of: each that ends there needs a row of logits.
+inline constexpr int kMaxPromptsInStep = 8;
 
 class DecodeEngine {
  public:
@@ -78,6 +82,9 @@ class DecodeEngine {
   // The samples that go on, at least one, each once; their positions are the number of tokens in the request. Their
   // first tokens must not end them, and the request must have been checked (CheckRequest).
   void Add(std::shared_ptr<DecodeCall> call, std::vector<SampleStart> samples);
+  // Computes the rest of the request's tokens, those from the state's position on, of which there is at least one;
+  // tells the first tokens and goes on with the samples.
+  void AddPrompt(std::shared_ptr<DecodeCall> call, Room room);
   // Sequences wait for memory: no time to take on more.
   bool short_of_memory() const { return short_of_memory_.load(std::memory_order_relaxed); }
 
@@ -86,7 +93,7 @@ class DecodeEngine {
   // Waits until there is something to do. False: stop.
   bool AdmitNew();
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return stopping_ || !arrivals_.empty() || moves_done_ || can_step_;
+    return stopping_ || !arrivals_.empty() || !prompt_arrivals_.empty() || moves_done_ || can_step_;
   }
   // Removes sequences that have ended or that nobody wants any more, and their memory.
   void DropEnded();
@@ -102,6 +109,24 @@ class DecodeEngine {
   // Tells the call what its samples did in this step, unless it is behind.
   void Flush(ActiveRequest& request);
   void ReportRunning();
+  // New samples, as sequences: those of one request share what belongs to it.
+  static std::vector<std::unique_ptr<ActiveSequence>> MakeSequences(std::shared_ptr<DecodeCall> call,
+                                                                    std::vector<SampleStart> samples,
+                                                                    uint64_t* next_id);
+  void Join(std::unique_ptr<ActiveSequence> sequence);
+
+  // --- Prompts that are computed here: engine_prompts.cc ---
+  void AdmitPrompts() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropEndedPrompts();
+  // Fills prompt_batch_ with the prompts of the next step, and says how many tokens of each.
+  void SelectPrompts();
+  // After a step. `logits`: a row for each prompt that is complete now.
+  void ContinuePrompts(absl::Span<const float> logits);
+  // Samples the first tokens, tells them, and lets the samples join.
+  void CompletePrompt(LocalPrompt& prompt, absl::Span<const float> logits);
+  // On the engine's thread.
+  void CountPromptTokens() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void ReportPromptTokens() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // --- Memory that grows: engine_memory.cc ---
   // Gives every sequence that is to step the room it needs, or makes it wait.
@@ -130,6 +155,9 @@ class DecodeEngine {
 
   absl::Mutex mutex_;
   std::vector<std::unique_ptr<ActiveSequence>> arrivals_ ABSL_GUARDED_BY(mutex_);
+  std::vector<LocalPrompt> prompt_arrivals_ ABSL_GUARDED_BY(mutex_);
+  // Tokens of prompts_, not computed yet.
+  int64_t prompt_tokens_left_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t next_id_ ABSL_GUARDED_BY(mutex_) = 1;
   bool moves_done_ ABSL_GUARDED_BY(mutex_) = false;
   // Some sequence can take part in a step, or is to be dropped.
@@ -138,9 +166,13 @@ class DecodeEngine {
 
   // The engine thread's own.
   std::vector<std::unique_ptr<ActiveSequence>> sequences_;
+  // The more urgent first, then the older.
+  std::vector<LocalPrompt> prompts_;
+  // Of the next step.
   std::vector<ActiveSequence*> batch_;
+  std::vector<LocalPrompt*> prompt_batch_;
   std::vector<SequenceRun> runs_;
-  std::vector<float> logits_;  // [max_batch, vocab_size], grown as needed
+  std::vector<float> logits_;  // [max_batch + kMaxPromptsInStep, vocab_size], grown as needed
   Sampler sampler_;
   int64_t step_ = 0;
   int64_t turns_ = 0;

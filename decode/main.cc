@@ -1,6 +1,7 @@
 // baton-decode: continues sequences whose state prefill workers hand over.
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <memory>
@@ -32,10 +33,13 @@ class DecodeRole final : public WorkerRole {
            "sequences together.";
   }
   std::string default_listen() const override { return "127.0.0.1:7201"; }
-  int max_run_tokens() const override { return kDecodeRunTokens; }
+  int max_run_tokens() const override { return DecodeRunTokens(engine_options_); }
   BatchLimits batch_limits() const override {
-    return {.rows = engine_options_.max_batch, .logit_rows = engine_options_.max_batch};
+    const int prompts = std::min(engine_options_.local_prefill_chunk, kMaxPromptsInStep);
+    return {.rows = engine_options_.max_batch + engine_options_.local_prefill_chunk,
+            .logit_rows = engine_options_.max_batch + prompts};
   }
+  int local_prefill_chunk() const override { return engine_options_.local_prefill_chunk; }
 
   int64_t reserve_output() const override { return engine_options_.reserve_output; }
 
@@ -45,6 +49,12 @@ class DecodeRole final : public WorkerRole {
         ->type_name("HOST:PORT");
     app.add_option("--max-batch", engine_options_.max_batch, "Most sequences in one step; more take turns")
         ->check(CLI::Range(1, 4096).description(""))
+        ->type_name("N")
+        ->capture_default_str();
+    app.add_option("--local-prefill-chunk", engine_options_.local_prefill_chunk,
+                   "Tokens of short prompts that one step computes beside the running sequences, so that those need no "
+                   "prefill worker (which prompts: the gateway's --local-prefill-tokens); 0: none")
+        ->check(CLI::Range(0, 512).description(""))
         ->type_name("N")
         ->capture_default_str();
     app.add_option("--session-ttl", session_ttl_seconds_,

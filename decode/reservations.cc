@@ -65,10 +65,10 @@ const CommitRecord* Reservation::commit() const {
 
 int64_t Reservation::bytes_received() const { return reader_.has_value() ? reader_->bytes_received() : 0; }
 
-absl::StatusOr<Room> Reservation::Take() {
+absl::StatusOr<Room> Reservation::Take(Phase from) {
   absl::MutexLock lock(&mutex_);
-  if (phase_ != Phase::kReceiving) return EndedError();
-  BATON_CHECK(!feeding_ && reader_->committed());
+  if (phase_ != from) return EndedError();
+  BATON_CHECK(!feeding_ && (from == Phase::kWaiting || reader_->committed()));
   phase_ = Phase::kTaken;
   on_ended_ = nullptr;
   Room room = *std::move(room_);
@@ -104,7 +104,8 @@ Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayou
       load_(load),
       sessions_(sessions) {}
 
-absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_ptr<DecodeCall> call) {
+absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_ptr<DecodeCall> call,
+                                                                  const StateSnapshot* beginning) {
   const SequenceRequest& request = call->request();
   const int64_t tokens = request.total_tokens();
   const int64_t bytes = layout_->BytesFor(tokens);
@@ -123,10 +124,10 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
   const auto prompt_tokens = static_cast<int64_t>(request.tokens.size());
   const int64_t first_tokens = reserve_output_ > 0 ? std::min(tokens, prompt_tokens + reserve_output_) : tokens;
   const int64_t first_fork_bytes = layout_->ForkBytes(prompt_tokens, first_tokens, request.samples() - 1);
-  absl::StatusOr<Room> room = ReserveRoom(first_tokens, first_fork_bytes);
+  absl::StatusOr<Room> room = ReserveRoom(first_tokens, first_fork_bytes, beginning);
   while (absl::IsResourceExhausted(room.status()) &&
          sessions_->MakeRoom(layout_->BytesFor(first_tokens) + first_fork_bytes)) {
-    room = ReserveRoom(first_tokens, first_fork_bytes);
+    room = ReserveRoom(first_tokens, first_fork_bytes, beginning);
   }
   metrics_->UpdateStateBytes();
   if (absl::IsResourceExhausted(room.status())) {
@@ -148,8 +149,10 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
   return slot.reservation;
 }
 
-absl::StatusOr<Room> Reservations::ReserveRoom(int64_t tokens, int64_t fork_bytes) {
-  BATON_ASSIGN_OR_RETURN(SequenceState state, SequenceState::Create(layout_, *budget_, tokens));
+absl::StatusOr<Room> Reservations::ReserveRoom(int64_t tokens, int64_t fork_bytes, const StateSnapshot* beginning) {
+  BATON_ASSIGN_OR_RETURN(SequenceState state, beginning != nullptr
+                                                  ? SequenceState::FromSnapshot(*beginning, *budget_, tokens)
+                                                  : SequenceState::Create(layout_, *budget_, tokens));
   BATON_ASSIGN_OR_RETURN(MemoryReservation forks, budget_->Reserve(fork_bytes));
   return Room{std::move(state), std::move(forks)};
 }
@@ -168,18 +171,16 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Find(absl::string_vie
   return slots_[id - 1].reservation;
 }
 
-absl::StatusOr<std::vector<SequenceState>> Reservations::Take(Reservation& reservation, int samples) {
-  BATON_ASSIGN_OR_RETURN(Room room, reservation.Take());
+absl::StatusOr<Room> Reservations::Take(Reservation& reservation) {
+  BATON_ASSIGN_OR_RETURN(Room room, reservation.Take(Reservation::Phase::kReceiving));
   Remove(reservation);
-  std::vector<SequenceState> states;
-  states.push_back(std::move(room.state));
-  for (int i = 1; i < samples; ++i) {
-    BATON_ASSIGN_OR_RETURN(SequenceState fork, states[0].Fork(*budget_, room.forks, states[0].max_tokens()));
-    states.push_back(std::move(fork));
-  }
-  room.forks = MemoryReservation();
-  metrics_->UpdateStateBytes();
-  return states;
+  return room;
+}
+
+absl::StatusOr<Room> Reservations::TakeUnfilled(Reservation& reservation) {
+  BATON_ASSIGN_OR_RETURN(Room room, reservation.Take(Reservation::Phase::kWaiting));
+  Remove(reservation);
+  return room;
 }
 
 void Reservations::End(Reservation& reservation) {

@@ -11,7 +11,9 @@
 //   BATON_ASSIGN_OR_RETURN(std::shared_ptr<Reservation> r, table.Find(boot, id, g)); // Receive
 //   BATON_RETURN_IF_ERROR(r->Claim(on_ended));
 //   BATON_RETURN_IF_ERROR(r->Feed(frames)); ...
-//   if (r->commit() != nullptr) states = table.Take(*r, samples);
+//   if (r->commit() != nullptr) room = table.Take(*r);
+//
+// A prompt that is computed here needs no sender: its room is taken at once, and the id and generation name its call.
 #pragma once
 
 #include <cstdint>
@@ -31,20 +33,16 @@
 #include "common/state/memory_budget.h"
 #include "common/state/sequence_state.h"
 #include "common/state/state_codec.h"
+#include "common/state/state_snapshot.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
+#include "decode/samples.h"
 #include "decode/sessions.h"
 
 namespace baton {
 
 // After which a request that found no memory may try again: sequences end all the time, and a second is many steps.
 inline constexpr absl::Duration kMemoryRetryDelay = absl::Seconds(1);
-
-// A state that is to be received, and bytes for what its forks will own.
-struct Room {
-  SequenceState state;
-  MemoryReservation forks;
-};
 
 class Reservation {
  public:
@@ -57,9 +55,9 @@ class Reservation {
   DecodeCall& call() const { return *call_; }
   const std::shared_ptr<DecodeCall>& shared_call() const { return call_; }
 
-  // --- The sender's side: one thread at a time
-  // ------------------------------------------------------------------------ Makes the caller the only sender.
-  // `on_ended` is called (at most once, from any thread) when the reservation ends before its state was taken.
+  // --- The sender's side: one thread at a time -----------------------------------------------------------------------
+  // Makes the caller the only sender. `on_ended` is called (at most once, from any thread) when the reservation ends
+  // before its state was taken.
   //   ALREADY_EXISTS  there is a sender   NOT_FOUND  the reservation has ended
   absl::Status Claim(const Fingerprint& fingerprint, std::function<void()> on_ended);
   // on_ended will not be called any more.
@@ -74,7 +72,8 @@ class Reservation {
   friend class Reservations;
   enum class Phase { kWaiting, kReceiving, kTaken, kEnded };
 
-  absl::StatusOr<Room> Take();
+  // `from`: the phase it must be in.
+  absl::StatusOr<Room> Take(Phase from);
   void End();
   void FreeState() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -105,14 +104,15 @@ class Reservations {
   // Room for call->request().total_tokens() in each sample, or for the first reserve_output of its output.
   //   INVALID_ARGUMENT    more than the worker's whole memory
   //   RESOURCE_EXHAUSTED  no room now: RetryInfo, reason DECODE_MEMORY_FULL
-  absl::StatusOr<std::shared_ptr<Reservation>> Create(std::shared_ptr<DecodeCall> call);
+  // `beginning`: what the state goes on from; null: nothing.
+  absl::StatusOr<std::shared_ptr<Reservation>> Create(std::shared_ptr<DecodeCall> call,
+                                                      const StateSnapshot* beginning = nullptr);
   // NOT_FOUND unless exactly this one is waiting for its state.
   absl::StatusOr<std::shared_ptr<Reservation>> Find(absl::string_view boot_id, uint64_t id, uint64_t generation) const;
-  // The verified state of a reservation that has a commit, and forks of it: one for each of `samples` samples. The
-  // memory of samples that do not go on is freed.
-  //   NOT_FOUND           it ended meanwhile
-  //   RESOURCE_EXHAUSTED  the system refuses memory that it had promised
-  absl::StatusOr<std::vector<SequenceState>> Take(Reservation& reservation, int samples);
+  // The verified state of a reservation that has a commit, and the room of its forks. NOT_FOUND: it ended meanwhile.
+  absl::StatusOr<Room> Take(Reservation& reservation);
+  // The room of a reservation for which no sender will come. NOT_FOUND: it ended, or a sender came all the same.
+  absl::StatusOr<Room> TakeUnfilled(Reservation& reservation);
   // The Run call is over. Does nothing when the state was taken.
   void End(Reservation& reservation);
 
@@ -123,7 +123,7 @@ class Reservations {
     uint64_t generation = 0;
     std::shared_ptr<Reservation> reservation;
   };
-  absl::StatusOr<Room> ReserveRoom(int64_t tokens, int64_t fork_bytes);
+  absl::StatusOr<Room> ReserveRoom(int64_t tokens, int64_t fork_bytes, const StateSnapshot* beginning);
   void Remove(const Reservation& reservation);
   void ReportWaiting() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 

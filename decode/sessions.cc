@@ -132,13 +132,22 @@ absl::StatusOr<SessionInfo> Sessions::Open(const SessionKey& key) {
     absl::MutexLock lock(&mutex_);
     if (const Entry* entry = Find(key)) {
       metrics_->opened.Increment();
-      return SessionInfo{entry->record.tokens, entry->record.position, entry->record.expires};
+      return SessionInfo{entry->record.tokens, entry->record.position, entry->record.expires, /*in_memory=*/true};
     }
   }
   const absl::StatusOr<SessionFile> file = OpenFile(key);
   (file.ok() ? metrics_->opened : metrics_->not_found).Increment();
   if (!file.ok()) return file.status();
   return SessionInfo{file->record().tokens, file->record().position, file->record().expires};
+}
+
+absl::StatusOr<KeptSession> Sessions::Resume(const SessionKey& key) {
+  if (!enabled()) return NoSession();
+  absl::MutexLock lock(&mutex_);
+  const Entry* const entry = Find(key);
+  if (entry == nullptr) return NoSession();
+  metrics_->read_from_memory.Increment();
+  return KeptSession{entry->record.tokens, entry->snapshot};
 }
 
 absl::StatusOr<std::unique_ptr<SessionFrames>> Sessions::Read(const SessionKey& key) {

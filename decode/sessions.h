@@ -58,6 +58,14 @@ struct SessionInfo {
   // Tokens that the kept state has consumed.
   int64_t position = 0;
   absl::Time expires;
+  // It can be resumed here.
+  bool in_memory = false;
+};
+
+// A session to go on with in this worker. The state has consumed the first snapshot.position of the tokens.
+struct KeptSession {
+  std::vector<int32_t> tokens;
+  StateSnapshot snapshot;
 };
 
 // A kept state in the wire format, piece by piece.
@@ -84,6 +92,8 @@ class Sessions {
   absl::optional<absl::Time> Keep(const SessionKey& key, std::vector<int32_t> tokens, SequenceState state);
   // NOT_FOUND: unknown, expired, dropped, or kept for another identity.
   absl::StatusOr<SessionInfo> Open(const SessionKey& key);
+  // The same errors, also when only a file has it. The state's pages are shared with whoever goes on from it.
+  absl::StatusOr<KeptSession> Resume(const SessionKey& key);
   // The same errors, and RESOURCE_EXHAUSTED when there is no memory to read it.
   absl::StatusOr<std::unique_ptr<SessionFrames>> Read(const SessionKey& key);
   // Drops states from memory, least recently used first, until `bytes` of them are free. True: something was dropped.

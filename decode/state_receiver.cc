@@ -7,20 +7,14 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
+#include "common/rpc/first_token.h"
 #include "common/rpc/status_mapping.h"
+#include "decode/samples.h"
 
 namespace baton {
 
 using worker::v1::ReceiveResponse;
 using worker::v1::StateChunk;
-
-namespace {
-
-bool Ends(const SequenceRequest& request, const FirstTokenRecord& token) {
-  return request.IsStop(token.id) || request.generated_tokens + 1 >= request.max_new_tokens;
-}
-
-}  // namespace
 
 StateReceiver::StateReceiver(const StateReceiverContext* context) : context_(context), link_(std::make_shared<Link>()) {
   {
@@ -188,7 +182,7 @@ absl::Status StateReceiver::CheckCommit(const CommitRecord& commit) const {
       return absl::InvalidArgumentError(
           absl::StrCat("the first token ", token.id, " is not in [0, ", context_->limits.vocab_size, ")"));
     }
-    const bool ends = Ends(request, token);
+    const bool ends = EndsSample(request, token.id);
     if (request.samples() > 1 && ends != token.ends) {
       return absl::InvalidArgumentError(
           absl::StrCat("whether the first token ", token.id, " ends its sample: it does", ends ? "" : " not"));
@@ -204,52 +198,23 @@ absl::Status StateReceiver::CheckCommit(const CommitRecord& commit) const {
 absl::Status StateReceiver::StartDecoding(const CommitRecord& commit) {
   const absl::Status checked = CheckCommit(commit);
   if (!checked.ok()) return RejectState(checked);
-  const std::vector<FirstTokenRecord>& tokens = commit.first_tokens;
-  const SequenceRequest& request = reservation_->call().request();
-  const auto ended =
-      std::count_if(tokens.begin(), tokens.end(), [&](const auto& token) { return Ends(request, token); });
-  const bool goes_on = ended < static_cast<int64_t>(tokens.size());
-  absl::StatusOr<std::vector<SequenceState>> states =
-      context_->reservations->Take(*reservation_, goes_on ? static_cast<int>(tokens.size() - ended) : 1);
-  if (!states.ok()) {
-    context_->metrics->handoff_cancelled.Increment();
-    reservation_->call().Finish(DecodeOutcome::kFailed, states.status());
-    return states.status();
-  }
-  reservation_->call().StateReceived(reservation_->bytes_received());
-  if (!goes_on) {
-    KeepEnded(tokens[0], std::move((*states)[0]));
-    return absl::OkStatus();
-  }
-  std::vector<SampleStart> samples;
-  for (size_t i = 0; i < tokens.size(); ++i) {
-    if (Ends(request, tokens[i])) {
-      reservation_->call().CountSample(DecodeOutcome::kStop);
-      continue;
-    }
-    samples.push_back({static_cast<int>(i), std::move((*states)[samples.size()]), tokens[i].id});
-  }
-  context_->engine->Add(reservation_->shared_call(), std::move(samples));
-  return absl::OkStatus();
-}
-
-void StateReceiver::KeepEnded(const FirstTokenRecord& token, SequenceState state) {
+  absl::StatusOr<Room> room = context_->reservations->Take(*reservation_);
   DecodeCall& call = reservation_->call();
-  const SequenceRequest& request = call.request();
-  const bool stopped = request.IsStop(token.id);
-  std::vector<int32_t> kept = request.tokens;
-  if (!stopped) kept.push_back(token.id);
-  absl::optional<absl::Time> until;
-  if (context_->sessions != nullptr && !call.over()) {
-    until = context_->sessions->Keep({request.keep_id, request.keep_identity}, std::move(kept), std::move(state));
+  if (!room.ok()) {
+    context_->metrics->handoff_cancelled.Increment();
+    call.Finish(DecodeOutcome::kFailed, room.status());
+    return room.status();
   }
-  worker::v1::DecodeEvent event;
-  worker::v1::SampleDone* done = event.mutable_progress()->add_done();
-  done->set_reason(stopped ? worker::v1::STOP_TOKEN : worker::v1::LENGTH);
-  done->set_handoff_wait_seconds(call.handoff_wait_seconds());
-  if (until.has_value()) done->set_kept_until_ms(absl::ToUnixMillis(*until));
-  call.events().Push(std::move(event));
-  call.Finish(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength, absl::OkStatus());
+  call.StateReceived(reservation_->bytes_received());
+  absl::StatusOr<std::vector<SampleStart>> samples =
+      BeginSamples(call, *std::move(room), commit.first_tokens, context_->budget, context_->sessions);
+  context_->metrics->UpdateStateBytes();
+  if (!samples.ok()) {
+    call.Finish(DecodeOutcome::kFailed, samples.status());
+    return samples.status();
+  }
+  if (!samples->empty()) context_->engine->Add(reservation_->shared_call(), *std::move(samples));
+  return absl::OkStatus();
 }
 
 void StateReceiver::SenderGone() {

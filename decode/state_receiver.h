@@ -41,6 +41,7 @@ struct StateReceiverContext {
   Reservations* reservations = nullptr;
   Sessions* sessions = nullptr;
   DecodeEngine* engine = nullptr;
+  MemoryBudget* budget = nullptr;
   DecodeMetrics* metrics = nullptr;
 };
 
@@ -83,8 +84,6 @@ class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   void ReadNext();
   absl::Status CheckCommit(const CommitRecord& commit) const;
   absl::Status StartDecoding(const CommitRecord& commit);
-  // The one sample ended with its first token: its state was sent to be kept.
-  void KeepEnded(const FirstTokenRecord& token, SequenceState state);
   // The call ended before its commit.
   void SenderGone();
   static void Finish(Link& link, const absl::Status& status);

@@ -52,12 +52,14 @@ class AdmissionTicket {
         on_route_(std::move(on_route)) {}
 
   const Demand& demand() const { return demand_; }
+  // From now on a prefill worker computes the prompt. Not while the ticket waits.
+  void WantPrefillWorker() { demand_.may_be_local = false; }
 
  private:
   friend class AdmissionQueue;
   enum class State { kNew, kWaiting, kRunning, kLeft };
 
-  const Demand demand_;
+  Demand demand_;
   // Requests of one group wait for the same workers and keep their order.
   const std::string group_;
   const int priority_;

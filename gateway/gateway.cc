@@ -13,6 +13,7 @@ constexpr absl::Duration kStopGrace = absl::Milliseconds(500);
 
 Gateway::Gateway(const GatewayOptions& options)
     : options_(options),
+      router_(options.local_prefill_tokens),
       queue_(options.admission, &router_, &timers_),
       registry_(options.workers),
       inference_(MakeContext(options, this)),

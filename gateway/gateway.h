@@ -35,6 +35,8 @@ struct GatewayOptions {
   AdmissionOptions admission;
   WorkerRegistryOptions workers;
   int max_attempts = 3;
+  // See Router.
+  int64_t local_prefill_tokens = kLocalPrefillTokens;
   // Events a client's stream may fall behind.
   size_t max_queued_events = 1024;
 };

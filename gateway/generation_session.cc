@@ -117,7 +117,7 @@ void GenerationSession::BeginAttempt(Route route) {
   record_.attempts = failures_ + 1;
   attempt_ = Attempt();
   attempt_.route = std::move(route);
-  attempt_.prefill_endpoint = attempt_.route.prefill.endpoint();
+  if (attempt_.route.prefill) attempt_.prefill_endpoint = attempt_.route.prefill.endpoint();
   if (plan_.needs_decode()) attempt_.decode_endpoint = attempt_.route.decode.endpoint();
   prompt_scores_->BeginAttempt();
   if (plan_.needs_decode()) {
@@ -135,7 +135,7 @@ void GenerationSession::StartDecode() {
       [&](grpc::ClientContext* context, const DecodeRequest* request, grpc::ClientReadReactor<DecodeEvent>* reactor) {
         connection->decode->async()->Run(context, request, reactor);
       },
-      MakeDecodeRequest(plan_), deadline_,
+      MakeDecodeRequest(plan_, attempt_.route.prompt_place), deadline_,
       [self, number](DecodeEvent& event) { self->InAttempt(number, [&] { self->OnDecodeEvent(event); }); },
       [self, number](const grpc::Status& status) { self->InAttempt(number, [&] { self->OnDecodeEnd(status); }); });
 }
@@ -157,6 +157,11 @@ void GenerationSession::StartPrefill(const worker::v1::Reservation* reservation)
 void GenerationSession::OnDecodeEvent(DecodeEvent& event) {
   if (event.has_reservation()) return OnReservation(event.reservation());
   if (!attempt_.reserved) return Fail(absl::InternalError("a decode worker sent events before its reservation"));
+  if (event.has_first_token()) {
+    if (!attempt_.local()) return Fail(absl::InternalError("a decode worker sent a first token that was not its own"));
+    cached_tokens_ = event.first_token().cached_tokens();
+    return OnFirstToken(event.first_token());
+  }
   if (choices_->has_first()) return HandleProgress(event);
   if (attempt_.early.size() >= kMaxEarlyEvents) {
     return Fail(absl::InternalError("a decode worker went on without the prefill worker's first token"));
@@ -169,7 +174,7 @@ void GenerationSession::OnReservation(const worker::v1::Reservation& reservation
   attempt_.reserved = true;
   attempt_.reservation = reservation;
   attempt_.route.decode.Confirm(reservation.bytes());
-  StartPrefill(&reservation);
+  if (!attempt_.local()) StartPrefill(&reservation);
 }
 
 void GenerationSession::HandleProgress(const DecodeEvent& event) {
@@ -272,6 +277,7 @@ void GenerationSession::OnFailure(Stage stage, const grpc::Status& grpc_status) 
     }
     return Fail(status);
   }
+  if (attempt_.local() && failure.kind == FailureKind::kRetriable) ticket_->WantPrefillWorker();
   const bool prefill_blamed = failure.blamed == Stage::kPrefill;
   Placement& blamed = prefill_blamed ? attempt_.route.prefill : attempt_.route.decode;
   switch (failure.kind) {

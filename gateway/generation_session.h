@@ -4,6 +4,8 @@
 //                  ^            |                         |
 //                  +-- full ----+------- another attempt -+      only before the first token
 //
+// Where the decode worker computes the prompt itself, the prefilling is its own and its call tells the first token.
+//
 // The session is the root of the request's cancellation tree. Whatever ends it (the client, its deadline, a stop
 // string, a time limit, a failure) cancels both worker calls at once, gives the workers' claims back and leaves the
 // queue. It ends exactly once: one Finished event and OK, or one error.
@@ -84,6 +86,8 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
     // The decode worker has sent a token, so the state has arrived.
     bool handed_off = false;
     bool prefill_done = false;
+    // The decode worker computes the prompt, and there is no prefill call.
+    bool local() const { return route.prompt_place != PromptPlace::kPrefillWorker; }
   };
 
   // From here on all with mutex_ held.

@@ -54,6 +54,12 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(0.0, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();
+  app.add_option("--local-prefill-tokens", gateway.local_prefill_tokens,
+                 "Prompts with at most so many tokens to compute are computed by the decode worker, in its own batch "
+                 "(docs/scheduling.md); 0: none")
+      ->check(CLI::Range(0, 1 << 20))
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option_function<std::string>(
          "--max-message-bytes",
          [&gateway](const std::string& text) {

@@ -237,7 +237,11 @@ absl::StatusOr<GenerationPlan> CheckGenerate(const v1::GenerateRequest& request,
   ResolveChoices(request, &plan, &violations);
   ResolveOutput(request.output(), &plan, &violations);
   if (request.keep_state()) plan.keep = NewSessionKey(identity);
-  if (prefix.has_value()) plan.session = prefix->source;
+  if (prefix.has_value()) {
+    plan.session = prefix->source;
+    plan.session_worker = prefix->worker;
+    plan.session_tokens = prefix->position;
+  }
   plan.prompt = EncodePrompt(request, "prompt", *model, &violations, prefix);
   const int64_t room = model->max_tokens - static_cast<int64_t>(plan.prompt.size());
   ResolveStopping(request.stopping(), room, *model, &plan, &violations);

@@ -22,6 +22,7 @@
 #include "baton/v1/inference.pb.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "common/rpc/worker_request.h"
+#include "gateway/fleet.h"
 #include "gateway/model_catalog.h"
 
 namespace baton {
@@ -54,6 +55,9 @@ struct GenerationPlan {
   absl::optional<worker::v1::SessionKey> keep;
   // Where the state of the prompt's beginning is kept; absent: nowhere.
   absl::optional<worker::v1::SessionSource> session;
+  // The decode worker that has it in memory (null: none), and how many of the prompt's tokens it has consumed.
+  std::shared_ptr<WorkerConnection> session_worker;
+  int64_t session_tokens = 0;
   int priority = 0;
   std::string cache_salt;
 
@@ -70,6 +74,9 @@ struct GenerationPlan {
 struct SessionPrefix {
   std::vector<int32_t> tokens;
   worker::v1::SessionSource source;
+  // The worker that has its state, of the first `position` tokens, in memory; null: it is in a file.
+  std::shared_ptr<WorkerConnection> worker;
+  int64_t position = 0;
 };
 
 struct ScorePlan {

@@ -100,6 +100,14 @@ int64_t Router::Row::InUse() const {
   return in_use;
 }
 
+int64_t Router::Row::PromptTokens() const {
+  int64_t tokens = std::max<int64_t>(0, snapshot.load.queued_tokens());
+  for (const auto& [id, claim] : claims) {
+    if (!claim.reported) tokens = SaturatingAdd(tokens, claim.prompt_tokens);
+  }
+  return tokens;
+}
+
 std::vector<Router::Row*> Router::Serving(Stage stage, const std::string& fingerprint) {
   std::vector<Row*> serving;
   for (auto& [key, row] : rows_) {
@@ -195,6 +203,40 @@ absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows
                         "PREFILL_MEMORY_FULL");
 }
 
+bool Router::TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid) const {
+  const int64_t chunk = row.snapshot.info->local_prefill_chunk();
+  if (tokens > local_prefill_tokens_ || chunk <= 0 || row.Reluctance(avoid) > 0) return false;
+  // With more before it than one step takes, a prefill worker is the sooner one.
+  return row.PromptTokens() <= chunk;
+}
+
+Router::Row* Router::ChooseLocal(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid,
+                                 PromptPlace* place) const {
+  if (!demand.may_be_local || local_prefill_tokens_ == 0) return nullptr;
+  for (Row* row : rows) {
+    if (demand.session_worker == nullptr || row->snapshot.connection != demand.session_worker) continue;
+    if (!TakesPrompt(*row, demand.prompt_tokens - demand.session_tokens, avoid)) continue;
+    const absl::StatusOr<Row*> chosen = ChooseDecode({row}, demand, avoid);
+    if (!chosen.ok()) continue;
+    *place = PromptPlace::kDecodeWorkerFromSession;
+    return *chosen;
+  }
+  std::vector<Row*> willing;
+  for (Row* row : rows) {
+    if (TakesPrompt(*row, demand.prompt_tokens, avoid)) willing.push_back(row);
+  }
+  if (willing.empty()) return nullptr;
+  const absl::StatusOr<Row*> chosen = ChooseDecode(willing, demand, avoid);
+  if (!chosen.ok()) return nullptr;
+  *place = PromptPlace::kDecodeWorker;
+  return *chosen;
+}
+
+Placement Router::PlaceDecode(Row* row, const Demand& demand, int64_t prompt_tokens) {
+  const worker::v1::StateBytes& bytes = row->snapshot.info->state_bytes();
+  return MakePlacement(row, StateBytesFor(bytes, ReservedFirst(bytes, demand)), prompt_tokens);
+}
+
 absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   std::lock_guard<std::mutex> lock(mutex_);
   const bool needs_decode = demand.state_tokens > 0;
@@ -204,14 +246,17 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   if (prefill.empty() || decode_missing) return NoWorkers(demand, prefill.empty(), decode_missing);
 
   Route route;
+  if (Row* const local = ChooseLocal(decode, demand, avoid, &route.prompt_place)) {
+    const bool from_session = route.prompt_place == PromptPlace::kDecodeWorkerFromSession;
+    route.decode = PlaceDecode(local, demand, demand.prompt_tokens - (from_session ? demand.session_tokens : 0));
+    return route;
+  }
   BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, demand, avoid));
   if (needs_decode) {
     BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
-    const worker::v1::StateBytes& state_bytes = row->snapshot.info->state_bytes();
-    const int64_t bytes = StateBytesFor(state_bytes, ReservedFirst(state_bytes, demand));
-    route.decode = MakePlacement(row, bytes, /*confirmed=*/false);
+    route.decode = PlaceDecode(row, demand, /*prompt_tokens=*/0);
   }
-  route.prefill = MakePlacement(prefill_row, TokensToCompute(*prefill_row, demand), /*confirmed=*/false);
+  route.prefill = MakePlacement(prefill_row, TokensToCompute(*prefill_row, demand));
   return route;
 }
 
@@ -226,14 +271,14 @@ std::vector<std::shared_ptr<WorkerConnection>> Router::DecodeWorkers(const std::
   return workers;
 }
 
-Placement Router::MakePlacement(Row* row, int64_t amount, bool confirmed) {
+Placement Router::MakePlacement(Row* row, int64_t amount, int64_t prompt_tokens) {
   Placement placement;
   placement.router_ = this;
   placement.stage_ = row->snapshot.stage;
   placement.id_ = ++next_id_;
   placement.connection_ = row->snapshot.connection;
   row->last_used = placement.id_;
-  row->claims[placement.id_] = Claim{amount, confirmed, false};
+  row->claims[placement.id_] = Claim{amount, /*confirmed=*/false, /*reported=*/false, prompt_tokens};
   return placement;
 }
 

@@ -3,6 +3,8 @@
 //
 //   work = tokens queued there + tokens of the prompt that it has not cached      (docs/scheduling.md)
 //
+// A prompt with few tokens to compute needs no prefill worker: the decode worker computes it in its own batch.
+//
 // A worker's own load reports arrive up to a tenth of a second late, so the router adds what this gateway has sent
 // there since: a Placement is such a claim, held for as long as the request uses the worker. The worker has the last
 // word; one that refused or failed is left alone until its next report.
@@ -47,6 +49,11 @@ struct Demand {
   int64_t state_tokens = 0;
   // Samples of the prompt, which share its pages.
   int samples = 1;
+  // A decode worker may compute the prompt itself.
+  bool may_be_local = false;
+  // The decode worker that has the state of the prompt's first session_tokens tokens in memory; null: none.
+  std::shared_ptr<WorkerConnection> session_worker;
+  int64_t session_tokens = 0;
 };
 
 // A claim on one worker, given back on destruction. Empty when default-constructed or moved from.
@@ -77,17 +84,29 @@ class Placement {
   std::shared_ptr<WorkerConnection> connection_;
 };
 
+// Where a prompt is computed: all of it, or what follows the session that it goes on with.
+enum class PromptPlace { kPrefillWorker, kDecodeWorker, kDecodeWorkerFromSession };
+
 struct Route {
+  // Empty when the decode worker computes the prompt.
   Placement prefill;
   // Empty when the demand needs no state.
   Placement decode;
+  PromptPlace prompt_place = PromptPlace::kPrefillWorker;
 };
 
 // Endpoints to use only when there is no other.
 using Avoid = std::set<std::string>;
 
+// Tokens to compute of a prompt that a decode worker computes itself: what --local-prefill-tokens is by default.
+// bench/RESULTS.md has the measurements behind it.
+inline constexpr int64_t kLocalPrefillTokens = 32;
+
 class Router : public FleetObserver {
  public:
+  // `local_prefill_tokens`: prompts with at most so many tokens to compute may do without a prefill worker; 0: none.
+  explicit Router(int64_t local_prefill_tokens = kLocalPrefillTokens) : local_prefill_tokens_(local_prefill_tokens) {}
+
   // Before anything else. Called, without locks, whenever there may be more room.
   void SetCapacityListener(std::function<void()> listener) { capacity_listener_ = std::move(listener); }
 
@@ -109,6 +128,8 @@ class Router : public FleetObserver {
     bool confirmed = false;
     // Included in the worker's last report.
     bool reported = false;
+    // Decode: to be computed there.
+    int64_t prompt_tokens = 0;
   };
   struct Row {
     WorkerSnapshot snapshot;
@@ -124,6 +145,8 @@ class Router : public FleetObserver {
     // Estimate of what is in use now.
     int64_t InUse() const;
     int64_t Free() const { return snapshot.load.state_bytes_total() - InUse(); }
+    // Decode: prompt tokens that wait to be computed there.
+    int64_t PromptTokens() const;
     // 0: good; larger: only for want of better ones.
     int Reluctance(const Avoid& avoid) const { return (avoid.count(snapshot.endpoint) > 0 ? 2 : 0) + (failed ? 1 : 0); }
   };
@@ -132,15 +155,21 @@ class Router : public FleetObserver {
   absl::Status NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const;
   absl::StatusOr<Row*> ChooseDecode(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
   absl::StatusOr<Row*> ChoosePrefill(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
+  // The decode worker that is to compute the prompt itself; `place` says from where on. Null: none.
+  Row* ChooseLocal(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid, PromptPlace* place) const;
+  bool TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid) const;
+  // A claim on the memory that the demand's sequences begin with.
+  Placement PlaceDecode(Row* row, const Demand& demand, int64_t prompt_tokens);
   // Tokens of the demand's prompt that the worker would compute.
   static int64_t TokensToCompute(const Row& row, const Demand& demand);
-  Placement MakePlacement(Row* row, int64_t amount, bool confirmed);
+  Placement MakePlacement(Row* row, int64_t amount, int64_t prompt_tokens = 0);
   void Confirm(const Placement& placement, absl::optional<int64_t> amount);
   void Mark(const Placement& placement, bool Row::*flag);
   void Release(const Placement& placement);
   // The row a placement's claim is still on, or null.
   Row* Find(const Placement& placement);
 
+  const int64_t local_prefill_tokens_;
   std::function<void()> capacity_listener_;
 
   // Guards what follows.

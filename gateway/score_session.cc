@@ -1,5 +1,6 @@
 #include "gateway/score_session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -129,7 +130,10 @@ void ScoreSession::StartItem(size_t index, Placement placement) {
 }
 
 void ScoreSession::OnEvent(size_t index, const PrefillEvent& event) {
-  if (event.has_done()) return;
+  if (event.has_done()) {
+    items_[index].cached_tokens = event.done().cached_tokens();
+    return;
+  }
   if (!event.has_scores()) return End(BrokenContract("more than scores for a request of scores only"));
   const worker::v1::PromptScores& scores = event.scores();
   const std::vector<int32_t>& continuation = plan_.continuations[index];
@@ -187,13 +191,17 @@ void ScoreSession::Complete() {
   v1::ScoreResponse response;
   response.set_request_id(plan_.request_id);
   response.set_model(plan_.model->name);
+  const int32_t context = static_cast<int32_t>(plan_.context.size());
   int32_t scored = 0;
+  // What some continuation computed was computed.
+  int32_t cached = context;
   for (Item& item : items_) {
+    cached = std::clamp(item.cached_tokens, 0, cached);
     scored += item.score.tokens_size();
     *response.add_scores() = std::move(item.score);
   }
-  const int32_t context = static_cast<int32_t>(plan_.context.size());
   response.mutable_usage()->set_prompt_tokens(context);
+  response.mutable_usage()->set_cached_prompt_tokens(cached);
   response.mutable_usage()->set_completion_tokens(scored);
   response.mutable_usage()->set_total_tokens(context + scored);
   End(std::move(response));

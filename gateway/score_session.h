@@ -51,6 +51,8 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
     bool complete = false;
     Avoid avoid;
     v1::ContinuationScore score;
+    // Tokens of the context that its worker had cached.
+    int32_t cached_tokens = 0;
   };
 
   // From here on all with mutex_ held.

@@ -15,7 +15,8 @@ namespace {
 constexpr std::chrono::seconds kPatience{5};
 
 absl::StatusOr<SessionPrefix> ToPrefix(const worker::v1::OpenSessionRequest& request,
-                                       const worker::v1::OpenSessionResponse& response, int64_t vocab_size) {
+                                       const worker::v1::OpenSessionResponse& response, int64_t vocab_size,
+                                       const std::shared_ptr<WorkerConnection>& worker) {
   const int64_t tokens = response.tokens_size();
   if (response.position() < 1 || response.position() > tokens || tokens - response.position() > 1) {
     return BrokenContract("a session whose state is not that of its tokens");
@@ -27,6 +28,8 @@ absl::StatusOr<SessionPrefix> ToPrefix(const worker::v1::OpenSessionRequest& req
   prefix.tokens.assign(response.tokens().begin(), response.tokens().end());
   *prefix.source.mutable_key() = request.key();
   prefix.source.set_endpoint(response.endpoint());
+  prefix.position = response.position();
+  if (response.in_memory()) prefix.worker = worker;
   return prefix;
 }
 
@@ -47,11 +50,11 @@ class Opening : public std::enable_shared_from_this<Opening> {
     context_ = std::make_unique<grpc::ClientContext>();
     context_->set_deadline(std::min(deadline_, std::chrono::system_clock::now() + kPatience));
     response_.Clear();
-    worker->decode->async()->OpenSession(context_.get(), &request_, &response_,
-                                         [self = shared_from_this()](const grpc::Status& status) {
-                                           if (!status.ok()) return self->TryNext();
-                                           self->done_(ToPrefix(self->request_, self->response_, self->vocab_size_));
-                                         });
+    worker->decode->async()->OpenSession(
+        context_.get(), &request_, &response_, [self = shared_from_this(), worker](const grpc::Status& status) {
+          if (!status.ok()) return self->TryNext();
+          self->done_(ToPrefix(self->request_, self->response_, self->vocab_size_, worker));
+        });
   }
 
  private:

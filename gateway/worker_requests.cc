@@ -51,6 +51,10 @@ Demand DemandOf(const GenerationPlan& plan) {
   }
   demand.state_tokens = plan.needs_decode() ? demand.prompt_tokens + plan.stopping.max_new_tokens() : 0;
   demand.samples = plan.choices();
+  // Nobody scores prompts but prefill workers.
+  demand.may_be_local = plan.needs_decode() && !plan.prompt_logprobs;
+  demand.session_worker = plan.session_worker;
+  demand.session_tokens = plan.session_tokens;
   return demand;
 }
 
@@ -63,8 +67,10 @@ Demand DemandOf(const ScorePlan& plan, size_t index) {
   return demand;
 }
 
-DecodeRequest MakeDecodeRequest(const GenerationPlan& plan) {
+DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, PromptPlace place) {
   DecodeRequest request = RequestOf<DecodeRequest>(plan);
+  request.set_compute_prompt(place != PromptPlace::kPrefillWorker);
+  if (place == PromptPlace::kDecodeWorkerFromSession) *request.mutable_session() = plan.session->key();
   if (plan.keep.has_value()) *request.mutable_keep() = *plan.keep;
   return request;
 }

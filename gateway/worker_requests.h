@@ -14,7 +14,8 @@ Demand DemandOf(const GenerationPlan& plan);
 // What the continuation at `index` needs.
 Demand DemandOf(const ScorePlan& plan, size_t index);
 
-worker::v1::DecodeRequest MakeDecodeRequest(const GenerationPlan& plan);
+// `place`: of the request's route.
+worker::v1::DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, PromptPlace place);
 // `reservation`: where the state goes; null for requests of one token.
 worker::v1::PrefillRequest MakePrefillRequest(const GenerationPlan& plan, const worker::v1::Reservation* reservation);
 // Scores the continuation at `index`, and nothing else.

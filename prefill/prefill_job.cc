@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
+#include "common/rpc/first_token.h"
 #include "common/rpc/status_mapping.h"
 
 namespace baton {
@@ -157,42 +158,12 @@ void PrefillJob::ScoreRow(int64_t position, absl::Span<const float> logits, Prom
 
 void PrefillJob::SampleFirstTokens(absl::Span<const float> logits) {
   const SequenceRequest& request = call_->prompt.request;
-  const TokenHistory history = request.MakeHistory();
-  SamplingParams sampling = request.sampling;
   PrefillEvent event;
-  worker::v1::FirstToken* const first = event.mutable_first_token();
-  first->set_cached_tokens(static_cast<int32_t>(cached_tokens_));
-  for (int sample = 0; sample < request.samples(); ++sample) {
-    sampling.seed = request.seed(sample);
-    first_tokens_.push_back(SampleFirstToken(logits, sampling, history, sample == 0 ? first : first->add_further()));
-  }
+  event.mutable_first_token()->set_cached_tokens(static_cast<int32_t>(cached_tokens_));
+  first_tokens_ = baton::SampleFirstTokens(request, logits, context_->sampler, event.mutable_first_token());
   context_->metrics->generation_tokens.Increment(request.samples());
   all_ended_ = std::all_of(first_tokens_.begin(), first_tokens_.end(), [](const auto& token) { return token.ends; });
   Push(std::move(event));
-}
-
-FirstTokenRecord PrefillJob::SampleFirstToken(absl::Span<const float> logits, const SamplingParams& sampling,
-                                              const TokenHistory& history, worker::v1::FirstToken* told) {
-  const SequenceRequest& request = call_->prompt.request;
-  const int64_t generated = request.generated_tokens;
-  const int32_t id =
-      context_->sampler.Sample(logits, sampling, history, request.MaskedIds(generated), call_->prompt.tokens());
-  told->set_id(id);
-  if (request.IsStop(id)) {
-    told->set_done(worker::v1::STOP_TOKEN);
-  } else if (generated + 1 >= request.max_new_tokens) {
-    told->set_done(worker::v1::LENGTH);
-  }
-  FirstTokenRecord record;
-  if (request.logprobs) {
-    const TokenLogprob logprob = ComputeLogprob(logits, id, request.top_logprobs);
-    ToProto(logprob, told->mutable_logprobs());
-    record = MakeFirstTokenRecord(id, logprob);
-  } else {
-    record = MakeFirstTokenRecord(id);
-  }
-  record.ends = told->has_done();
-  return record;
 }
 
 void PrefillJob::Push(PrefillEvent event) {

@@ -123,8 +123,6 @@ class PrefillJob {
   void ScoreRow(int64_t position, absl::Span<const float> logits, worker::v1::PromptScores* scores) const;
   // Draws the first tokens of all samples from one row of logits.
   void SampleFirstTokens(absl::Span<const float> logits);
-  FirstTokenRecord SampleFirstToken(absl::Span<const float> logits, const SamplingParams& sampling,
-                                    const TokenHistory& history, worker::v1::FirstToken* told);
   void StartHandoff();
   // All samples do, and nobody keeps the state: there is nothing to hand off.
   bool ends_with_first_token() const { return all_ended_ && !call_->prompt.keep_state; }

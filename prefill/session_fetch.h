@@ -1,8 +1,7 @@
 // Reads the kept state of a session from the decode worker that has it, into memory reserved beforehand.
 //
-//   FetchSession(channel, fingerprint, source, deadline, std::move(state), cancelled, [=](absl::StatusOr<SequenceState>
-//   s)
-//   {...});
+//   FetchSession(channel, fingerprint, source, deadline, std::move(state), cancelled,
+//                [=](absl::StatusOr<SequenceState> kept) { ... });
 //
 // The callback comes exactly once, on one of gRPC's threads, with the state as it was kept, or with the reason why
 // there is none; the memory of a state that did not arrive is free by then. Bytes are checked as those of any handoff

@@ -121,6 +121,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   identity.max_tokens = context.max_tokens;
   identity.state_bytes_total = budget.total();
   identity.reserve_output = role->reserve_output();
+  identity.local_prefill_chunk = role->local_prefill_chunk();
   WorkerService worker_service(MakeWorkerInfo(identity, *model, *model->MakeStateLayout(role->max_run_tokens())),
                                model->tokenizer(), &load);
 

@@ -62,6 +62,8 @@ class WorkerRole {
   virtual int64_t handoff_bytes() const { return 0; }
   // Output tokens that a request's memory is reserved for; 0: all.
   virtual int64_t reserve_output() const { return 0; }
+  // Prompt tokens that a decode worker computes in one step; 0: none.
+  virtual int local_prefill_chunk() const { return 0; }
   // Builds engine and services and starts the engine. Called once, after flags are parsed.
   virtual absl::Status Start(const WorkerContext& context) = 0;
   // The role's services (baton.worker.v1.Worker is added for it). They outlive the server.

@@ -152,11 +152,19 @@ absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& re
   if (request.has_keep() && !request.sampling().further_seeds().empty()) {
     violations.emplace_back("keep", "only one sample can be kept");
   }
-  absl::StatusOr<SequenceRequest> checked = Check(request, limits, /*generates=*/true, std::move(violations));
-  if (checked.ok() && request.has_keep()) {
-    checked->keep_id = request.keep().id();
-    checked->keep_identity = request.keep().identity();
+  if (request.has_session() && !CheckSessionKey(request.session()).ok()) {
+    violations.emplace_back("session", "is not a key");
   }
+  if (request.has_session() && !request.compute_prompt()) {
+    violations.emplace_back("session", "is only for compute_prompt: else the prefill worker reads it");
+  }
+  absl::StatusOr<SequenceRequest> checked = Check(request, limits, /*generates=*/true, std::move(violations));
+  if (!checked.ok()) return checked;
+  checked->keep_id = request.keep().id();
+  checked->keep_identity = request.keep().identity();
+  checked->compute_prompt = request.compute_prompt();
+  checked->session_id = request.session().id();
+  checked->session_identity = request.session().identity();
   return checked;
 }
 

@@ -56,6 +56,10 @@ struct SequenceRequest {
   // DecodeRequest: the key to keep the finished sequence under; empty: it is not kept.
   std::string keep_id;
   std::string keep_identity;
+  // DecodeRequest: the worker computes the prompt itself, going on from this session unless the id is empty.
+  bool compute_prompt = false;
+  std::string session_id;
+  std::string session_identity;
 
   int samples() const { return 1 + static_cast<int>(further_seeds.size()); }
   uint64_t seed(int sample) const {

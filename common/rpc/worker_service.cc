@@ -137,6 +137,7 @@ WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, co
   info.set_version(kVersion);
   *info.mutable_state_bytes() = MakeStateBytes(layout);
   info.mutable_state_bytes()->set_reserve_output(identity.reserve_output);
+  info.set_local_prefill_chunk(identity.local_prefill_chunk);
   return info;
 }
 

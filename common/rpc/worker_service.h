@@ -77,6 +77,8 @@ struct WorkerIdentity {
   int64_t state_bytes_total = 0;
   // Output tokens that a request's memory is reserved for; 0: all.
   int64_t reserve_output = 0;
+  // Prompt tokens that a decode worker computes in one step; 0: none.
+  int local_prefill_chunk = 0;
 };
 
 // `layout`: of the states this worker makes.

@@ -71,6 +71,8 @@ class RunStream {
   // Of sample 0, and of all.
   struct Result : SampleResult {
     std::map<int, SampleResult> samples;
+    // Of a prompt that the worker computes itself.
+    absl::optional<worker::v1::FirstToken> first;
     absl::Status status;
   };
   // Reads to the end.
@@ -114,6 +116,8 @@ struct DecodeWorkerOptions {
   std::string model = "tiny-gemma2";
   int64_t memory = int64_t{1} << 30;
   DecodeEngineOptions engine;
+  // By default nothing is kept.
+  SessionOptions sessions = {};
 };
 
 class DecodeWorker {
@@ -131,6 +135,7 @@ class DecodeWorker {
   double Metric(const std::string& name, const std::string& label_value = "") const;
 
  private:
+  const bool keeps_sessions_;
   MemoryBudget budget_;
   Metrics metrics_;
   LoadReporter load_;

@@ -21,7 +21,7 @@ constexpr int kNewTokens = 300;
 constexpr int kReserved = 16;
 
 int64_t BytesFor(const std::string& model, int64_t tokens) {
-  return WorkerModel(model).MakeStateLayout(kDecodeRunTokens)->BytesFor(tokens);
+  return WorkerModel(model).MakeStateLayout(DecodeRunTokens({}))->BytesFor(tokens);
 }
 
 DecodeWorkerOptions Options(const std::string& model, int64_t memory) {

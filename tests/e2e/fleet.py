@@ -40,7 +40,8 @@ class Fleet:
                 self.decodes += [Process("decode", decode_all, log_dir) for _ in range(decode)]
             for worker in self.workers():
                 worker.wait_ready()
-            self.gateway = self._start_gateway(gateway_flags)
+            # Most prompts of the tests are short, and most tests are about handing over what they leave behind.
+            self.gateway = self.start_gateway(["--local-prefill-tokens", "0", *gateway_flags])
             self.channel = self.new_channel()
             self.inference = inference_pb2_grpc.InferenceStub(self.channel)
             self.fleet = inference_pb2_grpc.FleetStub(self.channel)
@@ -51,7 +52,8 @@ class Fleet:
             self.close()
             raise
 
-    def _start_gateway(self, flags):
+    def start_gateway(self, flags):
+        """A gateway in front of the fleet's workers; the caller closes it, but for the fleet's own."""
         addresses = []
         for worker in self.workers():
             addresses += [f"--{worker.role}-worker", worker.address]

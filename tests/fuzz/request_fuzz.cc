@@ -65,7 +65,9 @@ void HoldGenerate(const v1::GenerateRequest& request, const std::shared_ptr<cons
   const absl::StatusOr<GenerationPlan> plan = CheckGenerate(request, request_id, model);
   if (!plan.ok()) return HoldRefusal(plan.status());
   const RequestLimits limits = LimitsOf(*model);
-  BATON_CHECK(CheckRequest(MakeDecodeRequest(*plan), limits).ok());
+  for (const PromptPlace place : {PromptPlace::kPrefillWorker, PromptPlace::kDecodeWorker}) {
+    BATON_CHECK(CheckRequest(MakeDecodeRequest(*plan, place), limits).ok());
+  }
   worker::v1::Reservation reservation;
   reservation.set_endpoint("127.0.0.1:1");
   reservation.set_boot_id("boot");

@@ -36,6 +36,25 @@ worker::v1::WorkerInfo TestWorkerInfo(worker::v1::WorkerInfo::Role role, char ma
   return info;
 }
 
+grpc::ServerUnaryReactor* FakeDecode::OpenSession(grpc::CallbackServerContext* context,
+                                                  const worker::v1::OpenSessionRequest* request,
+                                                  worker::v1::OpenSessionResponse* response) {
+  auto* const reactor = context->DefaultReactor();
+  std::lock_guard<std::mutex> lock(ends_mutex_);
+  const bool found = !session_key_.id().empty() && request->key().id() == session_key_.id() &&
+                     request->key().identity() == session_key_.identity();
+  if (found) *response = session_;
+  reactor->Finish(found ? grpc::Status::OK : grpc::Status(grpc::StatusCode::NOT_FOUND, "no such session"));
+  return reactor;
+}
+
+worker::v1::DecodeEvent LocalFirst(int32_t id, int32_t cached_tokens) {
+  worker::v1::DecodeEvent event;
+  event.mutable_first_token()->set_id(id);
+  event.mutable_first_token()->set_cached_tokens(cached_tokens);
+  return event;
+}
+
 worker::v1::DecodeEvent Reserve(const FakeDecode& worker, uint64_t id, int64_t bytes) {
   worker::v1::DecodeEvent event;
   event.mutable_reservation()->set_reservation_id(id);

@@ -183,6 +183,15 @@ class FakeDecode
     reactor->Finish(grpc::Status::OK);
     return reactor;
   }
+  // Answers with the session that SetSession gave, if it has this id and identity.
+  grpc::ServerUnaryReactor* OpenSession(grpc::CallbackServerContext* context,
+                                        const worker::v1::OpenSessionRequest* request,
+                                        worker::v1::OpenSessionResponse* response) override;
+  void SetSession(const worker::v1::SessionKey& key, const worker::v1::OpenSessionResponse& session) {
+    std::lock_guard<std::mutex> lock(ends_mutex_);
+    session_key_ = key;
+    session_ = session;
+  }
   // Calls of EndSamples so far.
   std::vector<worker::v1::EndSamplesRequest> ends() {
     std::lock_guard<std::mutex> lock(ends_mutex_);
@@ -192,11 +201,15 @@ class FakeDecode
  private:
   std::mutex ends_mutex_;
   std::vector<worker::v1::EndSamplesRequest> ends_;
+  worker::v1::SessionKey session_key_;
+  worker::v1::OpenSessionResponse session_;
 };
 
 // Events.
 worker::v1::DecodeEvent Reserve(const FakeDecode& worker, uint64_t id, int64_t bytes = 1024);
 worker::v1::PrefillEvent First(int32_t id);
+// Of a decode worker that computed the prompt itself.
+worker::v1::DecodeEvent LocalFirst(int32_t id, int32_t cached_tokens = 0);
 worker::v1::PrefillEvent FirstAndLast(int32_t id, worker::v1::DoneReason reason);
 worker::v1::PrefillEvent PrefillDone();
 worker::v1::PrefillEvent Scores(int32_t first, const std::vector<int32_t>& ids, float logprob = -0.5f,

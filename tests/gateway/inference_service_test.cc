@@ -63,6 +63,22 @@ TEST_F(ServiceTest, ScoresInOrder) {
   EXPECT_EQ(decode_.untaken(), 0u);
 }
 
+TEST_F(ServiceTest, WhatWasCachedForAllContinuationsIsCounted) {
+  // The one that begins with 9 found less of the context.
+  prefill_.SetScript([](const std::shared_ptr<FakePrefill::Call>& call) {
+    const worker::v1::PrefillRequest& request = call->request;
+    for (int i = request.score_from(); i < request.tokens_size(); ++i) call->Push(Scores(i, {request.tokens(i)}));
+    worker::v1::PrefillEvent done = PrefillDone();
+    done.mutable_done()->set_cached_tokens(request.tokens(3) == 9 ? 1 : 2);
+    call->Push(done);
+    call->Finish();
+  });
+  v1::ScoreResponse response;
+  ASSERT_TRUE(Score(ThreeContinuations(), &response).ok());
+  EXPECT_EQ(response.usage().cached_prompt_tokens(), 1);
+  EXPECT_EQ(response.usage().prompt_tokens(), 3);
+}
+
 TEST_F(ServiceTest, ScoringRunsAFewAtATime) {
   v1::ScoreRequest request;
   request.mutable_tokens()->add_ids(2);

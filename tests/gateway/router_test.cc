@@ -339,5 +339,93 @@ TEST_F(RouterTest, WhatAWorkerForgetsIsNotCounted) {
   EXPECT_EQ(router_.Place(Prompt(1000), {"p:2"})->prefill.endpoint(), "p:1") << "what failed is avoided all the same";
 }
 
+WorkerSnapshot ComputingDecode(const std::string& endpoint, int64_t used, int64_t queued_tokens = 0,
+                               uint64_t report = 1) {
+  WorkerSnapshot snapshot = DecodeSnapshot(endpoint, used, 100000, 'f', report);
+  auto info = std::make_shared<worker::v1::WorkerInfo>(*snapshot.info);
+  info->set_local_prefill_chunk(16);
+  snapshot.info = info;
+  snapshot.load.set_queued_tokens(queued_tokens);
+  return snapshot;
+}
+
+Demand LocalFor(int64_t prompt_tokens) {
+  Demand demand = For(prompt_tokens, prompt_tokens + 10);
+  demand.may_be_local = true;
+  return demand;
+}
+
+class LocalRouterTest : public RouterTest {
+ protected:
+  void SetUp() override { router_.OnWorker(PrefillSnapshot("p:1", 0)); }
+  PromptPlace Place(const Demand& demand, const Avoid& avoid = {}) {
+    absl::StatusOr<Route> route = router_.Place(demand, avoid);
+    EXPECT_TRUE(route.ok()) << route.status();
+    EXPECT_EQ(bool(route->prefill), route->prompt_place == PromptPlace::kPrefillWorker);
+    endpoint_ = route->decode.endpoint();
+    const PromptPlace place = route->prompt_place;
+    routes_.push_back(*std::move(route));
+    return place;
+  }
+  std::string endpoint_;
+  std::vector<Route> routes_;
+};
+
+TEST_F(LocalRouterTest, OnlyWorkersThatOfferItComputeOnlyWhatIsShort) {
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 200000));
+  EXPECT_EQ(Place(LocalFor(8)), PromptPlace::kPrefillWorker);
+  // The one with less room is the one that can.
+  router_.OnWorker(ComputingDecode("d:2", 0));
+  EXPECT_EQ(Place(LocalFor(8)), PromptPlace::kDecodeWorker);
+  EXPECT_EQ(endpoint_, "d:2");
+  EXPECT_EQ(Place(LocalFor(kLocalPrefillTokens + 1)), PromptPlace::kPrefillWorker);
+  Demand scored = LocalFor(8);
+  scored.may_be_local = false;
+  EXPECT_EQ(Place(scored), PromptPlace::kPrefillWorker);
+  EXPECT_EQ(Place(LocalFor(8), {"d:2"}), PromptPlace::kPrefillWorker);
+  EXPECT_EQ(endpoint_, "d:1");
+}
+
+TEST_F(LocalRouterTest, WhatWaitsThereAlreadySendsTheNextElsewhere) {
+  router_.OnWorker(ComputingDecode("d:1", 0));
+  // Its chunk is 16: the third finds 20 tokens before it that no report has told of yet.
+  EXPECT_EQ(Place(LocalFor(10)), PromptPlace::kDecodeWorker);
+  EXPECT_EQ(Place(LocalFor(10)), PromptPlace::kDecodeWorker);
+  EXPECT_EQ(Place(LocalFor(10)), PromptPlace::kPrefillWorker);
+  // Reports that include them know better.
+  for (Route& route : routes_) route.decode.Confirm(1000);
+  router_.OnWorker(ComputingDecode("d:1", 2000, /*queued_tokens=*/17, 2));
+  EXPECT_EQ(Place(LocalFor(10)), PromptPlace::kPrefillWorker);
+  router_.OnWorker(ComputingDecode("d:1", 2000, /*queued_tokens=*/0, 3));
+  EXPECT_EQ(Place(LocalFor(10)), PromptPlace::kDecodeWorker);
+}
+
+TEST_F(LocalRouterTest, ASessionIsGoneOnWithWhereItIs) {
+  const WorkerSnapshot holder = ComputingDecode("d:1", 50000);
+  router_.OnWorker(holder);
+  router_.OnWorker(ComputingDecode("d:2", 0));
+  Demand demand = LocalFor(1000);
+  demand.session_worker = holder.connection;
+  demand.session_tokens = 990;
+  EXPECT_EQ(Place(demand), PromptPlace::kDecodeWorkerFromSession);
+  EXPECT_EQ(endpoint_, "d:1");
+  demand.session_tokens = 1000 - kLocalPrefillTokens - 1;
+  EXPECT_EQ(Place(demand), PromptPlace::kPrefillWorker);
+  // Nowhere else: it is the whole prompt there.
+  demand.session_tokens = 990;
+  EXPECT_EQ(Place(demand, {"d:1"}), PromptPlace::kPrefillWorker);
+  // Full there: a short conversation may begin anew.
+  WorkerSnapshot full = holder;
+  full.load.set_state_bytes_used(99999);
+  full.load_reports = 2;
+  router_.OnWorker(full);
+  EXPECT_EQ(Place(demand), PromptPlace::kPrefillWorker);
+  Demand brief = LocalFor(20);
+  brief.session_worker = holder.connection;
+  brief.session_tokens = 15;
+  EXPECT_EQ(Place(brief), PromptPlace::kDecodeWorker);
+  EXPECT_EQ(endpoint_, "d:2");
+}
+
 }  // namespace
 }  // namespace baton
