@@ -30,7 +30,7 @@ def start(program, *flags):
 def measure(bench, setups, length, streams, seconds):
     output = subprocess.run([str(bench), "--interference", ",".join(f"{name}={gateway}" for name, gateway in setups),
                              "--streams", str(streams), "--long-prompt-tokens", str(length), "--phase-seconds",
-                             str(seconds), "--quiet", "--json", "-"], check=True, capture_output=True).stdout
+                             str(seconds), "--quiet", "--json", "-"], check=True, stdout=subprocess.PIPE).stdout
     return {setup["name"]: setup for setup in json.loads(output)["setups"]}
 
 

@@ -8,8 +8,8 @@
 // reader is behind, its tokens are gathered into larger chunks, and beyond max_unread_tokens for each sample its
 // sequences are ended rather than the others kept waiting.
 //
-// Short prompts may be computed here too: those that wait share local_prefill_chunk tokens of each step, the more
-// urgent and older ones first. So a step is never longer than for max_batch sequences and as many prompt tokens.
+// Short prompts may be computed here too, the more urgent and older ones first, a few tokens in each step: so few that
+// a step with running sequences is hardly longer (common/rpc/local_prefill.h).
 //
 // With reserve_output, a sequence's memory grows as it goes. When there is none left, the least urgent or newest
 // sequence waits on disk until there is, and continues bit for bit.
@@ -58,7 +58,8 @@ struct DecodeEngineOptions {
   int reserve_output = 0;
   // Where sequences wait.
   std::string spill_directory = "/tmp";
-  // Prompt tokens computed in one step. 0: no prompts are computed here. The states' layout must allow runs of it.
+  // Prompt tokens computed in a step without running sequences; beside those it is fewer. 0: no prompts are computed
+  // here. The states' layout must allow runs of it.
   int local_prefill_chunk = 32;
   // Fault injection: sleep in every step.
   absl::Duration step_delay = absl::ZeroDuration();

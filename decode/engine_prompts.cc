@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/first_token.h"
+#include "common/rpc/local_prefill.h"
 #include "decode/engine.h"
 
 namespace baton {
@@ -45,7 +46,7 @@ void DecodeEngine::DropEndedPrompts() {
 
 void DecodeEngine::SelectPrompts() {
   prompt_batch_.clear();
-  int64_t room = options_.local_prefill_chunk;
+  int64_t room = PromptTokensInStep(static_cast<int64_t>(batch_.size()), options_.local_prefill_chunk);
   for (LocalPrompt& prompt : prompts_) {
     if (room == 0 || prompt_batch_.size() == kMaxPromptsInStep) return;
     prompt.in_step = std::min(room, prompt.left());

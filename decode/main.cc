@@ -51,9 +51,10 @@ class DecodeRole final : public WorkerRole {
         ->check(CLI::Range(1, 4096).description(""))
         ->type_name("N")
         ->capture_default_str();
-    app.add_option("--local-prefill-chunk", engine_options_.local_prefill_chunk,
-                   "Tokens of short prompts that one step computes beside the running sequences, so that those need no "
-                   "prefill worker (which prompts: the gateway's --local-prefill-tokens); 0: none")
+    app.add_option(
+           "--local-prefill-chunk", engine_options_.local_prefill_chunk,
+           "Tokens of short prompts that one step computes here at most, without a prefill worker; fewer beside "
+           "running sequences (which prompts: the gateway's --local-prefill-tokens); 0: none")
         ->check(CLI::Range(0, 512).description(""))
         ->type_name("N")
         ->capture_default_str();

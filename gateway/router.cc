@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/local_prefill.h"
 #include "common/rpc/status_mapping.h"
 #include "common/state/prefix_chain.h"
 
@@ -100,6 +101,14 @@ int64_t Router::Row::InUse() const {
   return in_use;
 }
 
+int64_t Router::Row::Running() const {
+  int64_t sequences = running;
+  for (const auto& [id, claim] : claims) {
+    if (!claim.reported) sequences += claim.samples;
+  }
+  return sequences;
+}
+
 int64_t Router::Row::PromptTokens() const {
   int64_t tokens = std::max<int64_t>(0, snapshot.load.queued_tokens());
   for (const auto& [id, claim] : claims) {
@@ -178,6 +187,8 @@ absl::StatusOr<Router::Row*> Router::ChooseDecode(const std::vector<Row*>& rows,
 }
 
 int64_t Router::TokensToCompute(const Row& row, const Demand& demand) {
+  // Whoever computes it, a session's state is read, and not looked for among what is cached.
+  if (demand.session_tokens > 0) return std::max<int64_t>(1, demand.prompt_tokens - demand.session_tokens);
   if (demand.prefixes == nullptr || row.snapshot.prefixes == nullptr) return demand.prompt_tokens;
   for (size_t blocks = demand.prefixes->size(); blocks > 0; --blocks) {
     if (!row.snapshot.prefixes->Contains((*demand.prefixes)[blocks - 1])) continue;
@@ -203,19 +214,19 @@ absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows
                         "PREFILL_MEMORY_FULL");
 }
 
-bool Router::TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid) const {
+bool Router::TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid, int64_t rows_elsewhere) const {
   const int64_t chunk = row.snapshot.info->local_prefill_chunk();
   if (tokens > local_prefill_tokens_ || chunk <= 0 || row.Reluctance(avoid) > 0) return false;
-  // With more before it than one step takes, a prefill worker is the sooner one.
-  return row.PromptTokens() <= chunk;
+  // Prompts that wait count as running ones in the worker's report, which matters little: they are few.
+  return LocalRows(row.Running(), row.PromptTokens(), tokens, chunk) <= rows_elsewhere;
 }
 
 Router::Row* Router::ChooseLocal(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid,
-                                 PromptPlace* place) const {
+                                 int64_t rows_elsewhere, PromptPlace* place) const {
   if (!demand.may_be_local || local_prefill_tokens_ == 0) return nullptr;
   for (Row* row : rows) {
     if (demand.session_worker == nullptr || row->snapshot.connection != demand.session_worker) continue;
-    if (!TakesPrompt(*row, demand.prompt_tokens - demand.session_tokens, avoid)) continue;
+    if (!TakesPrompt(*row, demand.prompt_tokens - demand.session_tokens, avoid, rows_elsewhere)) continue;
     const absl::StatusOr<Row*> chosen = ChooseDecode({row}, demand, avoid);
     if (!chosen.ok()) continue;
     *place = PromptPlace::kDecodeWorkerFromSession;
@@ -223,7 +234,7 @@ Router::Row* Router::ChooseLocal(const std::vector<Row*>& rows, const Demand& de
   }
   std::vector<Row*> willing;
   for (Row* row : rows) {
-    if (TakesPrompt(*row, demand.prompt_tokens, avoid)) willing.push_back(row);
+    if (TakesPrompt(*row, demand.prompt_tokens, avoid, rows_elsewhere)) willing.push_back(row);
   }
   if (willing.empty()) return nullptr;
   const absl::StatusOr<Row*> chosen = ChooseDecode(willing, demand, avoid);
@@ -234,7 +245,11 @@ Router::Row* Router::ChooseLocal(const std::vector<Row*>& rows, const Demand& de
 
 Placement Router::PlaceDecode(Row* row, const Demand& demand, int64_t prompt_tokens) {
   const worker::v1::StateBytes& bytes = row->snapshot.info->state_bytes();
-  return MakePlacement(row, StateBytesFor(bytes, ReservedFirst(bytes, demand)), prompt_tokens);
+  Claim claim;
+  claim.amount = StateBytesFor(bytes, ReservedFirst(bytes, demand));
+  claim.samples = demand.samples;
+  claim.prompt_tokens = prompt_tokens;
+  return MakePlacement(row, claim);
 }
 
 absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
@@ -245,18 +260,27 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   const bool decode_missing = needs_decode && decode.empty();
   if (prefill.empty() || decode_missing) return NoWorkers(demand, prefill.empty(), decode_missing);
 
+  const absl::StatusOr<Row*> prefill_row = ChoosePrefill(prefill, demand, avoid);
+  int64_t prefill_rows = std::numeric_limits<int64_t>::max();
+  if (prefill_row.ok()) {
+    prefill_rows = SaturatingAdd((*prefill_row)->InUse(), TokensToCompute(**prefill_row, demand) + kWeightPassRows);
+    // A kept state travels there and back.
+    if (demand.session_tokens > 0) prefill_rows = SaturatingAdd(prefill_rows, kWeightPassRows);
+  }
   Route route;
-  if (Row* const local = ChooseLocal(decode, demand, avoid, &route.prompt_place)) {
+  if (Row* const local = ChooseLocal(decode, demand, avoid, prefill_rows, &route.prompt_place)) {
     const bool from_session = route.prompt_place == PromptPlace::kDecodeWorkerFromSession;
     route.decode = PlaceDecode(local, demand, demand.prompt_tokens - (from_session ? demand.session_tokens : 0));
     return route;
   }
-  BATON_ASSIGN_OR_RETURN(Row* const prefill_row, ChoosePrefill(prefill, demand, avoid));
+  if (!prefill_row.ok()) return prefill_row.status();
   if (needs_decode) {
     BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
     route.decode = PlaceDecode(row, demand, /*prompt_tokens=*/0);
   }
-  route.prefill = MakePlacement(prefill_row, TokensToCompute(*prefill_row, demand));
+  Claim claim;
+  claim.amount = TokensToCompute(**prefill_row, demand);
+  route.prefill = MakePlacement(*prefill_row, claim);
   return route;
 }
 
@@ -271,14 +295,14 @@ std::vector<std::shared_ptr<WorkerConnection>> Router::DecodeWorkers(const std::
   return workers;
 }
 
-Placement Router::MakePlacement(Row* row, int64_t amount, int64_t prompt_tokens) {
+Placement Router::MakePlacement(Row* row, Claim claim) {
   Placement placement;
   placement.router_ = this;
   placement.stage_ = row->snapshot.stage;
   placement.id_ = ++next_id_;
   placement.connection_ = row->snapshot.connection;
   row->last_used = placement.id_;
-  row->claims[placement.id_] = Claim{amount, /*confirmed=*/false, /*reported=*/false, prompt_tokens};
+  row->claims[placement.id_] = claim;
   return placement;
 }
 
@@ -312,6 +336,7 @@ void Router::Release(const Placement& placement) {
     // State memory is given back at once. Queued tokens shrink as they are computed, which only the worker knows.
     if (claim.reported && placement.stage_ == Stage::kDecode) {
       row->reported = std::max<int64_t>(0, row->reported - claim.amount);
+      row->running = std::max<int64_t>(0, row->running - claim.samples);
     }
     row->claims.erase(placement.id_);
   }
@@ -331,6 +356,7 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
       row.reported =
           snapshot.stage == Stage::kDecode ? snapshot.load.state_bytes_used() : snapshot.load.queued_tokens();
       row.reported = std::max<int64_t>(0, row.reported);
+      row.running = std::max<int64_t>(0, snapshot.load.running());
       row.refused = false;
       row.failed = false;
       for (auto& [id, claim] : row.claims) claim.reported = claim.confirmed;

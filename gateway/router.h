@@ -51,9 +51,10 @@ struct Demand {
   int samples = 1;
   // A decode worker may compute the prompt itself.
   bool may_be_local = false;
-  // The decode worker that has the state of the prompt's first session_tokens tokens in memory; null: none.
-  std::shared_ptr<WorkerConnection> session_worker;
+  // Tokens of the prompt that a kept session has consumed; 0: there is none. The decode worker that has its state in
+  // memory; null: none has.
   int64_t session_tokens = 0;
+  std::shared_ptr<WorkerConnection> session_worker;
 };
 
 // A claim on one worker, given back on destruction. Empty when default-constructed or moved from.
@@ -128,7 +129,8 @@ class Router : public FleetObserver {
     bool confirmed = false;
     // Included in the worker's last report.
     bool reported = false;
-    // Decode: to be computed there.
+    // Decode: sequences, and tokens to be computed there.
+    int samples = 1;
     int64_t prompt_tokens = 0;
   };
   struct Row {
@@ -136,6 +138,8 @@ class Router : public FleetObserver {
     std::map<uint64_t, Claim> claims;
     // Bytes (decode) or tokens (prefill) in use: the last report, less what was given back since.
     int64_t reported = 0;
+    // Decode: sequences running, likewise.
+    int64_t running = 0;
     // Until the next report.
     bool refused = false;
     bool failed = false;
@@ -145,7 +149,8 @@ class Router : public FleetObserver {
     // Estimate of what is in use now.
     int64_t InUse() const;
     int64_t Free() const { return snapshot.load.state_bytes_total() - InUse(); }
-    // Decode: prompt tokens that wait to be computed there.
+    // Decode: sequences that run there now, and prompt tokens that wait to be computed.
+    int64_t Running() const;
     int64_t PromptTokens() const;
     // 0: good; larger: only for want of better ones.
     int Reluctance(const Avoid& avoid) const { return (avoid.count(snapshot.endpoint) > 0 ? 2 : 0) + (failed ? 1 : 0); }
@@ -155,14 +160,16 @@ class Router : public FleetObserver {
   absl::Status NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const;
   absl::StatusOr<Row*> ChooseDecode(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
   absl::StatusOr<Row*> ChoosePrefill(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
-  // The decode worker that is to compute the prompt itself; `place` says from where on. Null: none.
-  Row* ChooseLocal(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid, PromptPlace* place) const;
-  bool TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid) const;
+  // The decode worker that is to compute the prompt itself, because that takes it no more than `rows_elsewhere`
+  // (common/rpc/local_prefill.h); `place` says from where on. Null: none.
+  Row* ChooseLocal(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid, int64_t rows_elsewhere,
+                   PromptPlace* place) const;
+  bool TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid, int64_t rows_elsewhere) const;
   // A claim on the memory that the demand's sequences begin with.
   Placement PlaceDecode(Row* row, const Demand& demand, int64_t prompt_tokens);
   // Tokens of the demand's prompt that the worker would compute.
   static int64_t TokensToCompute(const Row& row, const Demand& demand);
-  Placement MakePlacement(Row* row, int64_t amount, int64_t prompt_tokens = 0);
+  Placement MakePlacement(Row* row, Claim claim);
   void Confirm(const Placement& placement, absl::optional<int64_t> amount);
   void Mark(const Placement& placement, bool Row::*flag);
   void Release(const Placement& placement);

@@ -41,7 +41,8 @@ class Fleet:
             for worker in self.workers():
                 worker.wait_ready()
             # Most prompts of the tests are short, and most tests are about handing over what they leave behind.
-            self.gateway = self.start_gateway(["--local-prefill-tokens", "0", *gateway_flags])
+            local = [] if "--local-prefill-tokens" in gateway_flags else ["--local-prefill-tokens", "0"]
+            self.gateway = self.start_gateway([*local, *gateway_flags])
             self.channel = self.new_channel()
             self.inference = inference_pb2_grpc.InferenceStub(self.channel)
             self.fleet = inference_pb2_grpc.FleetStub(self.channel)
