@@ -28,16 +28,16 @@
 #include "bench/command_line.h"
 #include "bench/engine_report.h"
 #include "bench/machine_limits.h"
+#include "bench/median.h"
+#include "bench/worker_pair.h"
 #include "common/base/bytes.h"
 #include "common/base/cpu.h"
-#include "common/base/ids.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/model/model.h"
 #include "common/observe/log.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/engine_flags.h"
-#include "common/rpc/server.h"
 #include "common/sampling/sampler.h"
 #include "decode/decode_service.h"
 #include "prefill/prefill_engine.h"
@@ -67,11 +67,6 @@ double CpuSeconds() {
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
 // What a decoder at position n needs, by the model's shape: 2 kv_heads head_dim elements for each position that a layer
 // still shows, in int8 one byte each and 2 for the scale of each (position, head, K or V); and a float32 vector and
 // three (conv_width - 1) inputs of each recurrent layer.
@@ -91,87 +86,6 @@ int64_t FormulaBytes(const ModelConfig& config, const StateLayout& layout, int64
   }
   return bytes;
 }
-
-// Both workers of a model, each behind its own server.
-class Pair {
- public:
-  Pair(Model* prefill_model, Model* decode_model, const HandoffOptions& handoff, int chunk_tokens, int64_t memory)
-      : model_(prefill_model),
-        prefill_budget_(memory),
-        decode_budget_(memory),
-        prefill_load_(&prefill_budget_),
-        decode_load_(&decode_budget_),
-        prefill_engine_(EngineOptions(handoff, chunk_tokens), prefill_model, &prefill_budget_, &prefill_metrics_,
-                        &prefill_load_),
-        prefill_service_(Limits(), &prefill_engine_, &prefill_metrics_, &prefill_gate_),
-        decode_service_(decode_model, DecodeOptions(*decode_model), &decode_budget_, &decode_all_metrics_,
-                        &decode_load_, &decode_gate_),
-        prefill_server_({.listen = "127.0.0.1:0", .max_receive_bytes = 64 << 20}),
-        decode_server_({.listen = "127.0.0.1:0", .max_receive_bytes = 64 << 20}) {}
-  ~Pair() {
-    prefill_server_.Stop(absl::ZeroDuration());
-    decode_server_.Stop(absl::ZeroDuration());
-    prefill_engine_.Stop();
-    decode_service_.Stop();
-  }
-
-  absl::Status Start() {
-    prefill_server_.AddService(&prefill_service_);
-    decode_server_.AddService(&decode_service_);
-    BATON_RETURN_IF_ERROR(prefill_server_.Start());
-    BATON_RETURN_IF_ERROR(decode_server_.Start());
-    prefill_engine_.Start();
-    decode_service_.SetEndpoint(decode_server_.address());
-    prefill_ = worker::v1::Prefill::NewStub(NewChannel(prefill_server_.address()));
-    decode_ = worker::v1::Decode::NewStub(NewChannel(decode_server_.address()));
-    return absl::OkStatus();
-  }
-
-  worker::v1::Decode::Stub& decode() { return *decode_; }
-  worker::v1::Prefill::Stub& prefill() { return *prefill_; }
-  std::string decode_endpoint() const { return decode_server_.address(); }
-  MemoryBudget& budget() { return prefill_budget_; }
-
- private:
-  static PrefillEngineOptions EngineOptions(const HandoffOptions& handoff, int chunk_tokens) {
-    PrefillEngineOptions options;
-    options.step_tokens = chunk_tokens;
-    options.handoff = handoff;
-    return options;
-  }
-  PrefillLimits Limits() const {
-    PrefillLimits limits;
-    limits.request = {model_->fingerprint(), model_->config().vocab_size, int64_t{1} << 20};
-    limits.layout = prefill_engine_.layout().get();
-    limits.state_bytes = prefill_budget_.total();
-    return limits;
-  }
-  static DecodeServiceOptions DecodeOptions(const Model& model) {
-    DecodeServiceOptions options;
-    options.model_name = "bench";
-    options.boot_id = NewBootId();
-    options.max_tokens = int64_t{1} << 20;
-    return options;
-  }
-
-  Model* const model_;
-  MemoryBudget prefill_budget_;
-  MemoryBudget decode_budget_;
-  Metrics prefill_all_metrics_{"prefill"};
-  Metrics decode_all_metrics_{"decode"};
-  PrefillMetrics prefill_metrics_{&prefill_all_metrics_, "bench"};
-  LoadReporter prefill_load_;
-  LoadReporter decode_load_;
-  DrainGate prefill_gate_;
-  DrainGate decode_gate_;
-  PrefillEngine prefill_engine_;
-  PrefillService prefill_service_;
-  DecodeService decode_service_;
-  RpcServer prefill_server_;
-  RpcServer decode_server_;
-  std::unique_ptr<worker::v1::Prefill::Stub> prefill_;
-  std::unique_ptr<worker::v1::Decode::Stub> decode_;
-};
 
 std::vector<int32_t> Prompt(const Model& model, int64_t tokens) {
   std::vector<int32_t> prompt;
@@ -266,7 +180,7 @@ struct Transfer {
 
 // The whole path but for computing. The commit's token already ends the sequence, which the receiver finds out after
 // everything has been verified: so nothing is decoded, and nothing else is measured.
-absl::StatusOr<Transfer> TransferOnce(Pair& pair, const Model& model, const std::shared_ptr<DecodePeer>& peer,
+absl::StatusOr<Transfer> TransferOnce(WorkerPair& pair, const Model& model, const std::shared_ptr<DecodePeer>& peer,
                                       const std::shared_ptr<SequenceState>& state, const HandoffOptions& handoff) {
   const int64_t tokens = state->position();
   Reserved reserved(pair.decode(), MakeRequest<worker::v1::DecodeRequest>(model, Prompt(model, tokens), 1));
@@ -313,7 +227,7 @@ absl::Status MeasureTransport(Model& model, Model& decode_model, const Flags& fl
   transports[2].handoff.transport = HandoffTransport::kGrpc;
   transports[2].handoff.encoding = KvEncoding::kInt8;
   for (int tokens : flags.prompts) {
-    Pair pair(&model, &decode_model, {}, flags.chunk_tokens, memory);
+    WorkerPair pair(&model, &decode_model, {}, flags.chunk_tokens, memory);
     BATON_RETURN_IF_ERROR(pair.Start());
     BATON_ASSIGN_OR_RETURN(const std::shared_ptr<SequenceState> state,
                            FilledState(model, pair.budget(), tokens, flags.chunk_tokens));
@@ -370,7 +284,7 @@ struct Separated {
   worker::v1::PrefillDone done;
 };
 
-absl::StatusOr<Separated> RunSeparated(Pair& pair, const Model& model, const std::vector<int32_t>& prompt) {
+absl::StatusOr<Separated> RunSeparated(WorkerPair& pair, const Model& model, const std::vector<int32_t>& prompt) {
   Separated result;
   const double cpu = CpuSeconds();
   const absl::Time start = absl::Now();
@@ -402,7 +316,7 @@ absl::Status MeasureWhole(Model& model, Model& decode_model, const Flags& flags,
     for (const std::string& name : flags.engine_transports) {
       HandoffOptions handoff;
       handoff.transport = name == "grpc" ? HandoffTransport::kGrpc : HandoffTransport::kShm;
-      Pair pair(&model, &decode_model, handoff, flags.chunk_tokens, memory);
+      WorkerPair pair(&model, &decode_model, handoff, flags.chunk_tokens, memory);
       BATON_RETURN_IF_ERROR(pair.Start());
       // Warms up both models' buffers and the connection.
       BATON_RETURN_IF_ERROR(RunSeparated(pair, model, Prompt(model, 16)).status());

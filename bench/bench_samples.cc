@@ -23,6 +23,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "baton/v1/inference.grpc.pb.h"
+#include "bench/command_line.h"
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
@@ -240,11 +241,8 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("-n,--samples", flags.samples)->check(CLI::Range(1, 128))->capture_default_str();
   app.add_option("--seed", flags.seed)->capture_default_str();
-  CLI11_PARSE(app, argc, argv);
-  const absl::Status status = RunBenchmark(flags);
-  if (status.ok()) return 0;
-  std::fprintf(stderr, "bench_samples: %s\n", std::string(status.message()).c_str());
-  return 1;
+  if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
+  return EndProgram(app, RunBenchmark(flags));
 }
 
 }  // namespace

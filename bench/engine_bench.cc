@@ -8,6 +8,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "bench/median.h"
 #include "bench/model_costs.h"
 #include "common/base/machine_memory.h"
 #include "common/base/status_macros.h"
@@ -24,12 +25,6 @@ using Clock = std::chrono::steady_clock;
 int64_t DecodedTokens(const EngineBenchOptions& options) {
   const int context = *std::max_element(options.contexts.begin(), options.contexts.end());
   return context + 1 + int64_t{options.repeats} * options.decode_steps;
-}
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 // Into memory of its own: sequences that shared pages would share cache lines too. `to` is fresh.

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Short prompts computed by the decode worker beside its streams, against a prefill worker and a handoff: one pair of
-workers with a core each behind two gateways, and `bench_serve --interference` on both for each length, in turn.
+"""Short prompts where the gateway may have the decode worker compute them, and where it may not: one pair of workers with
+a core each behind two gateways, and `bench_serve --interference` on both for each length, in turn.
 
-    bench/local_prefill.py BUILD_DIR MODEL_DIR [--lengths 8,16,...] [--rounds N] [--chunk N] [more flags of the workers]
+    bench/local_prefill.py BUILD_DIR MODEL_DIR [--lengths 8,16,...] [--streams N] [--long-rate R] [flags of the workers]
 
-Prints a table: the time to the first token of prompts that arrive one after the other, and the gaps between the tokens of
-the streams meanwhile; the median of the rounds.
+With --long-rate, prompts of 2048 tokens keep the prefill worker busy meanwhile, R of them a second. Prints a table: the
+time to the first token of short prompts that arrive one after the other, the gaps between the tokens of the streams
+meanwhile, in milliseconds, and how many of the prompts the decode worker computed; the median of the rounds.
 """
 import argparse
 import json
@@ -13,6 +14,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import urllib.request
 
 processes = []
 
@@ -24,7 +26,7 @@ def start(program, *flags):
     line = process.stdout.readline().decode()
     if not line.startswith("READY "):
         sys.exit(f"{program} did not start; try it by hand: {program} {' '.join(flags)}")
-    return dict(field.split("=", 1) for field in line.split()[1:])["listen"]
+    return dict(field.split("=", 1) for field in line.split()[1:])
 
 
 def measure(bench, setups, length, streams, seconds):
@@ -34,13 +36,19 @@ def measure(bench, setups, length, streams, seconds):
     return {setup["name"]: setup for setup in json.loads(output)["setups"]}
 
 
+def local_prefills(metrics):
+    text = urllib.request.urlopen(metrics).read().decode()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+               if line.startswith("baton_local_prefills_total{"))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("build")
     parser.add_argument("model")
-    parser.add_argument("--lengths", default="8,16,32,64,128,256,512")
+    parser.add_argument("--lengths", default="8,16,32,64,128")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--chunk", default="32", help="--local-prefill-chunk of the decode worker")
+    parser.add_argument("--long-rate", type=float, default=0)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3)
     options, worker_flags = parser.parse_known_args()
@@ -49,14 +57,20 @@ def main():
     try:
         # Random prompts have no beginnings in common; the cache would only take time.
         prefill = start(bin_dir / "baton-prefill", *common, "--cpus", "0", "--prefix-cache", "off")
-        decode = start(bin_dir / "baton-decode", *common, "--cpus", "1", "--local-prefill-chunk", options.chunk)
-        workers = ["--prefill-worker", prefill, "--decode-worker", decode]
-        setups = [(name, start(bin_dir / "baton-gateway", *workers, "--local-prefill-tokens", limit))
-                  for name, limit in (("local", "1000000"), ("separated", "0"))]
-        print("| prompt | first token: local | separated | ITL p50 quiet | local | separated | ITL p99 quiet | local | separated "
-              "| prompts/s: local | separated |")
-        print("|---" * 11 + "|", flush=True)
+        decode = start(bin_dir / "baton-decode", *common, "--cpus", "1", "--metrics", "127.0.0.1:0")
+        workers = ["--prefill-worker", prefill["listen"], "--decode-worker", decode["listen"]]
+        setups = [(name, start(bin_dir / "baton-gateway", *workers, "--local-prefill-tokens", limit)["listen"])
+                  for name, limit in (("may", "1000000"), ("may not", "0"))]
+        if options.long_rate:
+            processes.append(subprocess.Popen(
+                [str(bin_dir / "bench_serve"), "--gateway", setups[1][1], "--rate", str(options.long_rate), "--duration",
+                 "3600", "--prompt-tokens", "fixed:2048", "--output-tokens", "fixed:1", "--quiet"],
+                stdout=subprocess.DEVNULL))
+        print("| prompt | first token: may | may not | ITL p50 quiet | may | may not | ITL p99 quiet | may | may not "
+              "| prompts/s: may | may not | computed by decode |")
+        print("|---" * 12 + "|", flush=True)
         for length in options.lengths.split(","):
+            before = local_prefills(decode["metrics"])
             rounds = [measure(bin_dir / "bench_serve", setups[::1 - 2 * (i % 2)], length, options.streams, options.seconds)
                       for i in range(options.rounds)]
 
@@ -68,6 +82,8 @@ def main():
             for figure in ("p50", "p99"):
                 row += [f"{quiet[figure]:.1f}", *(median(name, "loaded_seconds", figure) for name, _ in setups)]
             row += [median(name, None, "prompts_per_second", 1) for name, _ in setups]
+            # The streams' own prompts are among them.
+            row.append(f"{local_prefills(decode['metrics']) - before:.0f}")
             print("| " + " | ".join(row) + " |", flush=True)
     finally:
         for process in processes:

@@ -2,15 +2,22 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <cstddef>
 #include <cstring>
 #include <filesystem>
+#include <iterator>
 #include <limits>
 #include <set>
 #include <string>
@@ -143,6 +150,34 @@ TEST(SharedMemoryTest, LackOfRoomIsAnError) {
     if (!absl::IsUnavailable(SharedMemory::Create(kBytes).status())) _exit(4);
     if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(5);
     _exit(absl::IsResourceExhausted(memory->Allocate()) ? 0 : 6);
+  }
+  int status;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << WEXITSTATUS(status);
+}
+
+// From here on this process, which cannot go back, has no room for files: what a full tmpfs says.
+bool RefuseFallocate() {
+  sock_filter filter[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_fallocate, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSPC),
+      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+  };
+  const sock_fprog program = {static_cast<unsigned short>(std::size(filter)), filter};
+  return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+}
+
+TEST(SharedMemoryTest, AFullTmpfsIsAnErrorBeforeAnythingIsWritten) {
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    absl::StatusOr<SharedMemory> memory = SharedMemory::Create(kBytes);
+    if (!memory.ok()) _exit(2);
+    if (!RefuseFallocate()) _exit(3);
+    const absl::Status status = memory->Allocate();
+    if (!absl::IsResourceExhausted(status)) _exit(4);
+    _exit(std::string(status.message()).find("no room") != std::string::npos ? 0 : 5);
   }
   int status;
   ASSERT_EQ(waitpid(child, &status, 0), child);
