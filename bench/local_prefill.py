@@ -2,10 +2,10 @@
 """Short prompts where the gateway may have the decode worker compute them, and where it may not: one pair of workers with
 a core each behind two gateways, and `bench_serve --interference` on both for each length, in turn.
 
-    bench/local_prefill.py BUILD_DIR MODEL_DIR [--lengths 8,16,...] [--streams N] [--long-rate R] [flags of the workers]
+    bench/local_prefill.py BUILD_DIR MODEL_DIR [--lengths 8,16,...] [--streams N] [--long-prompts N] [flags of the workers]
 
-With --long-rate, prompts of 2048 tokens keep the prefill worker busy meanwhile, R of them a second. Prints a table: the
-time to the first token of short prompts that arrive one after the other, the gaps between the tokens of the streams
+With --long-prompts, prompts of 2048 tokens keep the prefill worker busy meanwhile, N of them at a time. Prints a table:
+the time to the first token of short prompts that arrive one after the other, the gaps between the tokens of the streams
 meanwhile, in milliseconds, and how many of the prompts the decode worker computed; the median of the rounds.
 """
 import argparse
@@ -48,7 +48,7 @@ def main():
     parser.add_argument("model")
     parser.add_argument("--lengths", default="8,16,32,64,128")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--long-rate", type=float, default=0)
+    parser.add_argument("--long-prompts", type=int, default=0)
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3)
     options, worker_flags = parser.parse_known_args()
@@ -61,10 +61,12 @@ def main():
         workers = ["--prefill-worker", prefill["listen"], "--decode-worker", decode["listen"]]
         setups = [(name, start(bin_dir / "baton-gateway", *workers, "--local-prefill-tokens", limit)["listen"])
                   for name, limit in (("may", "1000000"), ("may not", "0"))]
-        if options.long_rate:
+        if options.long_prompts:
+            # More arrive than can be computed.
             processes.append(subprocess.Popen(
-                [str(bin_dir / "bench_serve"), "--gateway", setups[1][1], "--rate", str(options.long_rate), "--duration",
-                 "3600", "--prompt-tokens", "fixed:2048", "--output-tokens", "fixed:1", "--quiet"],
+                [str(bin_dir / "bench_serve"), "--gateway", setups[1][1], "--rate", "50", "--duration", "3600", "--timeout",
+                 "86400", "--concurrency", str(options.long_prompts), "--prompt-tokens", "fixed:2048", "--output-tokens",
+                 "fixed:1", "--quiet"],
                 stdout=subprocess.DEVNULL))
         print("| prompt | first token: may | may not | ITL p50 quiet | may | may not | ITL p99 quiet | may | may not "
               "| prompts/s: may | may not | computed by decode |")

@@ -236,7 +236,7 @@ TEST(LocalPrefillRefusalTest, CanBeTurnedOff) {
 }
 
 TEST(LocalPrefillRefusalTest, NobodyMaySendTheStateOfAPromptThatIsComputedHere) {
-  DecodeWorker worker({.model = kModel, .engine = {.step_delay = absl::Milliseconds(5), .local_prefill_chunk = 1}});
+  DecodeWorker worker({.model = kModel, .engine = {.local_prefill_chunk = 1, .step_delay = absl::Milliseconds(5)}});
   const Expectation expected = RunPlainLoop(kModel, MakeRequest(LoopModel(kModel), RandomPrompt(40, 1), 4));
   RunStream run(worker.stub(), Local(expected.request));
   const auto reservation = run.Reserve();
@@ -249,7 +249,7 @@ TEST(LocalPrefillRefusalTest, NobodyMaySendTheStateOfAPromptThatIsComputedHere) 
 }
 
 TEST(LocalPrefillRefusalTest, ACancelledPromptIsNotComputedToItsEnd) {
-  DecodeWorker worker({.model = kModel, .engine = {.step_delay = absl::Milliseconds(5), .local_prefill_chunk = 1}});
+  DecodeWorker worker({.model = kModel, .engine = {.local_prefill_chunk = 1, .step_delay = absl::Milliseconds(5)}});
   RunStream run(worker.stub(), Local(MakeRequest(LoopModel(kModel), RandomPrompt(1500, 1), 4)));
   ASSERT_TRUE(run.Reserve().has_value());
   WaitUntil([&] { return worker.Metric("baton_prompt_tokens_total", "computed") > 0; });
