@@ -67,6 +67,8 @@ void DecodeEngine::ContinuePrompts(absl::Span<const float> logits) {
   prompts_.erase(
       std::remove_if(prompts_.begin(), prompts_.end(), [](const LocalPrompt& p) { return p.call == nullptr; }),
       prompts_.end());
+  // Where first tokens ended everything there may be no next step to say so.
+  ReportRunning();
   absl::MutexLock lock(&mutex_);
   CountPromptTokens();
 }

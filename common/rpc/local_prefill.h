@@ -25,8 +25,12 @@ inline int64_t PromptTokensInStep(int64_t running, int64_t chunk) {
 }
 
 // Rows until the first token of a prompt with `tokens` to compute, behind `waiting` other prompt tokens: half of the
-// step that is under way, and as many as it takes.
+// step that is under way, and as many as it takes. Arguments may come from a peer: very large ones count as 2^30.
 inline int64_t LocalRows(int64_t running, int64_t waiting, int64_t tokens, int64_t chunk) {
+  constexpr int64_t kMost = int64_t{1} << 30;
+  running = std::clamp<int64_t>(running, 0, kMost);
+  waiting = std::clamp<int64_t>(waiting, 0, kMost);
+  tokens = std::clamp<int64_t>(tokens, 0, kMost);
   const int64_t in_step = PromptTokensInStep(running, chunk);
   const int64_t steps = (waiting + tokens + in_step - 1) / in_step;
   const bool idle = running == 0 && waiting == 0;

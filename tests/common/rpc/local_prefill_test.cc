@@ -1,5 +1,7 @@
 #include "common/rpc/local_prefill.h"
 
+#include <limits>
+
 #include "gtest/gtest.h"
 
 namespace baton {
@@ -24,6 +26,10 @@ TEST(LocalPrefillTest, RowsUntilTheFirstToken) {
   EXPECT_EQ(LocalRows(0, 0, 17, 16), 20 + 17);
   EXPECT_EQ(LocalRows(8, 0, 5, 16), 9 + 18 + 5);
   EXPECT_EQ(LocalRows(8, 5, 5, 16), 9 + 36 + 10) << "behind another";
+  // Whatever a peer says.
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  EXPECT_GT(LocalRows(kHuge, kHuge, kHuge, 1), int64_t{1} << 30);
+  EXPECT_EQ(LocalRows(-kHuge, -1, 5, 16), 15);
 }
 
 }  // namespace
