@@ -446,7 +446,7 @@ TEST_F(LocalRouterTest, ASessionIsGoneOnWithWhereItIs) {
   EXPECT_EQ(Place(demand), PromptPlace::kPrefillWorker);
   Demand brief = LocalFor(12);
   brief.session_worker = holder.connection;
-  brief.session_tokens = 11;
+  brief.session_tokens = 10;
   EXPECT_EQ(Place(brief), PromptPlace::kDecodeWorker);
   EXPECT_EQ(endpoint_, "d:2");
 }
