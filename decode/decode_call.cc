@@ -22,6 +22,8 @@ absl::string_view OutcomeName(DecodeOutcome outcome) {
       return "refused";
     case DecodeOutcome::kFailed:
       return "failed";
+    case DecodeOutcome::kLeft:
+      return "left";
   }
   return "failed";
 }
@@ -37,6 +39,8 @@ prometheus::Counter& OutcomeCounter(DecodeOutcome outcome, DecodeMetrics& metric
       return metrics.finished_refused;
     case DecodeOutcome::kFailed:
       return metrics.finished_failed;
+    case DecodeOutcome::kLeft:
+      return metrics.finished_left;
   }
   return metrics.finished_failed;
 }

@@ -22,7 +22,7 @@
 
 namespace baton {
 
-enum class DecodeOutcome { kStop, kLength, kCancelled, kRefused, kFailed };
+enum class DecodeOutcome { kStop, kLength, kCancelled, kRefused, kFailed, kLeft };
 
 class DecodeCall {
  public:

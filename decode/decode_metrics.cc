@@ -56,6 +56,7 @@ DecodeMetrics::DecodeMetrics(Metrics* metrics, const std::string& model, const M
       finished_cancelled(Finished(metrics, model, "cancelled")),
       finished_refused(Finished(metrics, model, "refused")),
       finished_failed(Finished(metrics, model, "failed")),
+      finished_left(Finished(metrics, model, "left")),
       budget_(budget),
       state_bytes_used_(
           metrics->AddGauge("baton_state_bytes_used", "State memory reserved, in bytes.", {{"model", model}})),

@@ -45,6 +45,7 @@ struct DecodeMetrics {
   prometheus::Counter& finished_cancelled;
   prometheus::Counter& finished_refused;
   prometheus::Counter& finished_failed;
+  prometheus::Counter& finished_left;
 
  private:
   const MemoryBudget* const budget_;

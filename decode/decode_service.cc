@@ -79,6 +79,7 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
                   load->SetReclaimable(bytes);
                   metrics_.UpdateStateBytes();
                 }),
+      left_states_(model->fingerprint(), [this] { metrics_.UpdateStateBytes(); }),
       engine_(model, options.engine, budget, &metrics_, load, &sessions_),
       reservations_(options.boot_id, model->MakeStateLayout(DecodeRunTokens(options.engine)),
                     options.engine.reserve_output, budget, &metrics_, load, &sessions_) {
@@ -244,7 +245,9 @@ grpc::ServerWriteReactor<worker::v1::StateChunk>* DecodeService::ReadSession(
 absl::StatusOr<std::unique_ptr<SessionFrames>> DecodeService::SessionState(
     const worker::v1::ReadSessionRequest& request) {
   BATON_RETURN_IF_ERROR(CheckSessionRequest(request.fingerprint(), request.key()));
-  return sessions_.Read({request.key().id(), request.key().identity()});
+  const SessionKey key{request.key().id(), request.key().identity()};
+  if (std::unique_ptr<SessionFrames> left = left_states_.Take(key)) return left;
+  return sessions_.Read(key);
 }
 
 grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Refuse(const DecodeRequest& request, const absl::Status& status) {

@@ -26,6 +26,7 @@
 #include "common/state/memory_budget.h"
 #include "decode/decode_metrics.h"
 #include "decode/engine.h"
+#include "decode/left_states.h"
 #include "decode/reservations.h"
 #include "decode/session_metrics.h"
 #include "decode/sessions.h"
@@ -61,6 +62,10 @@ class DecodeService final : public DecodeServiceBase {
 
   // host:port at which prefill workers reach this service. Before the first request.
   void SetEndpoint(const std::string& endpoint);
+  // What runs, and what comes yet, stops: others go on with it (Leaving).
+  void Leave() { engine_.Leave(&left_states_); }
+  // Until what was left has been fetched, at most so long. False: some was not.
+  bool AwaitLeft(absl::Duration patience) { return left_states_.AwaitTaken(patience); }
   // Stops the engine; after the server has stopped.
   void Stop();
 
@@ -99,6 +104,7 @@ class DecodeService final : public DecodeServiceBase {
   DecodeMetrics metrics_;
   SessionMetrics session_metrics_;
   Sessions sessions_;
+  LeftStates left_states_;
   DecodeEngine engine_;
   Reservations reservations_;
   StateReceiverContext receiver_context_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <map>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -77,6 +78,10 @@ void DecodeEngine::Join(std::unique_ptr<ActiveSequence> sequence) {
 void DecodeEngine::Loop() {
   while (AdmitNew()) {
     DropEnded();
+    if (LeftStates* const left = left_.load(std::memory_order_acquire)) {
+      LeaveSequences(*left);
+      continue;
+    }
     if (options_.reserve_output > 0) FindRoom();
     SelectBatch();
     SelectPrompts();
@@ -126,6 +131,33 @@ void DecodeEngine::DropEnded() {
   }
   DropEndedPrompts();
   ReportRunning();
+}
+
+void DecodeEngine::LeaveSequences(LeftStates& left) {
+  std::map<ActiveRequest*, DecodeEvent> leaving;
+  const absl::Status status =
+      WithReason(absl::UnavailableError("the decode worker is shutting down; go on elsewhere"), "DRAINING");
+  // Nothing has been told of these.
+  for (const LocalPrompt& prompt : prompts_) prompt.call->Finish(DecodeOutcome::kLeft, status);
+  for (const auto& sequence : sequences_) {
+    if (sequence->phase == ActiveSequence::Phase::kEnded) continue;
+    DecodeEvent& event = leaving[sequence->request.get()];
+    event.mutable_leaving();
+    if (sequence->phase == ActiveSequence::Phase::kRunning) {
+      worker::v1::LeftSample* const sample = event.mutable_leaving()->add_samples();
+      sample->set_sample(sequence->sample);
+      *sample->mutable_key() = left.Leave(*std::move(sequence->state));
+      sequence->state.reset();
+    }
+    sequence->phase = ActiveSequence::Phase::kEnded;
+  }
+  for (auto& [request, event] : leaving) {
+    DecodeCall& call = *request->call;
+    if (request->unread.has_progress()) call.events().Push(request->TakeUnread());
+    call.events().Push(std::move(event));
+    call.Finish(DecodeOutcome::kLeft, status);
+  }
+  DropEnded();
 }
 
 void DecodeEngine::ReportRunning() {

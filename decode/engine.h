@@ -18,6 +18,7 @@
 //   engine.Start();
 //   engine.Add(call, std::move(samples));                // any thread
 //   engine.AddPrompt(call, std::move(room));             // any thread
+//   engine.Leave(&left);                                  // stops what runs, for others to go on with
 //   engine.Stop();                                        // ends what is left with UNAVAILABLE
 #pragma once
 
@@ -41,6 +42,7 @@
 #include "decode/active_sequence.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
+#include "decode/left_states.h"
 #include "decode/local_prompt.h"
 #include "decode/samples.h"
 #include "decode/sessions.h"
@@ -86,6 +88,10 @@ class DecodeEngine {
   // Computes the rest of the request's tokens, those from the state's position on, of which there is at least one;
   // tells the first tokens and goes on with the samples.
   void AddPrompt(std::shared_ptr<DecodeCall> call, Room room);
+  // From now on every sequence is stopped: its state waits in `left`, and its call ends with a Leaving event and
+  // UNAVAILABLE (DRAINING). Those that are on disk, or on their way there, are left without a state. `left` must
+  // outlive the engine.
+  void Leave(LeftStates* left) { left_.store(left, std::memory_order_release); }
   // Sequences wait for memory: no time to take on more.
   bool short_of_memory() const { return short_of_memory_.load(std::memory_order_relaxed); }
 
@@ -98,6 +104,8 @@ class DecodeEngine {
   }
   // Removes sequences that have ended or that nobody wants any more, and their memory.
   void DropEnded();
+  // Stops all sequences (see Leave).
+  void LeaveSequences(LeftStates& left);
   // Fills batch_ with the sequences of the next step.
   void SelectBatch();
   void Step();
@@ -182,6 +190,8 @@ class DecodeEngine {
   std::shared_ptr<const StateLayout> layout_;  // of all states
   bool spilling_ = false;
   std::atomic<bool> short_of_memory_{false};
+  // Once the sequences are to leave.
+  std::atomic<LeftStates*> left_{nullptr};
   std::thread thread_;
 };
 

@@ -58,6 +58,13 @@ class DecodeRole final : public WorkerRole {
         ->check(CLI::Range(0, 512).description(""))
         ->type_name("N")
         ->capture_default_str();
+    app.add_option(
+           "--on-drain", on_drain_,
+           "What becomes of running sequences after SIGTERM: finish (they get --grace, and what is left then is "
+           "handed off) or handoff (at once)")
+        ->check(CLI::IsMember({"finish", "handoff"}).description(""))
+        ->type_name("finish|handoff")
+        ->capture_default_str();
     app.add_option("--session-ttl", session_ttl_seconds_,
                    "How long a conversation can be continued after its turn (keep_state); 0: none is kept")
         ->check(CLI::Range(0.0, 365.0 * 86400).description(""))
@@ -115,6 +122,17 @@ class DecodeRole final : public WorkerRole {
     service_->SetEndpoint(advertise_.empty() ? address : advertise_);
   }
 
+  void OnDraining() override {
+    if (on_drain_ == "handoff") service_->Leave();
+  }
+  absl::Duration OnGraceOver() override {
+    service_->Leave();
+    return kLeavingTime;
+  }
+  void OnDrained() override {
+    if (service_->AwaitLeft(kFetchTime)) return;
+    Log(Severity::kWarning, "states_not_fetched").With("advice", "their requests are computed anew elsewhere");
+  }
   void Stop() override { service_.reset(); }
 
  private:
@@ -133,6 +151,12 @@ class DecodeRole final : public WorkerRole {
         absl::StrCat("--session-dir ", sessions_.directory, " is not a directory that this user can write to"));
   }
 
+  // For the step under way to end, and the callers to be told.
+  static constexpr absl::Duration kLeavingTime = absl::Seconds(2);
+  // For gateways to find another decode worker and have the states fetched.
+  static constexpr absl::Duration kFetchTime = absl::Seconds(10);
+
+  std::string on_drain_ = "finish";
   double session_ttl_seconds_ = 600;
   std::string session_memory_;
   std::string session_bytes_ = "8GiB";

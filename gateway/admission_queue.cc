@@ -12,6 +12,11 @@ namespace {
 
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 
+// What the router refuses now and may grant later.
+bool MayComeTrue(const absl::Status& status) {
+  return absl::IsResourceExhausted(status) || absl::IsUnavailable(status);
+}
+
 }  // namespace
 
 AdmissionQueue::AdmissionQueue(const AdmissionOptions& options, Router* router, Timers* timers)
@@ -55,6 +60,26 @@ void AdmissionQueue::Requeue(const std::shared_ptr<AdmissionTicket>& ticket) {
   WakeLocked();
 }
 
+absl::StatusOr<absl::optional<Route>> AdmissionQueue::Resume(const std::shared_ptr<AdmissionTicket>& ticket,
+                                                             const Avoid& avoid, Clock::time_point deadline) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  ticket->resumes_ = true;
+  ticket->avoid_ = avoid;
+  ticket->arrival_ = ++arrivals_;
+  ticket->deadline_ = deadline;
+  absl::StatusOr<Route> route = router_->Place(ticket->demand_, avoid);
+  if (route.ok()) {
+    SetState(*ticket, AdmissionTicket::State::kLeft);
+    return absl::optional<Route>(*std::move(route));
+  }
+  if (!MayComeTrue(route.status()) || Clock::now() >= deadline) {
+    SetState(*ticket, AdmissionTicket::State::kLeft);
+    return route.status();
+  }
+  Insert(ticket);
+  return absl::optional<Route>();
+}
+
 void AdmissionQueue::Leave(const std::shared_ptr<AdmissionTicket>& ticket) {
   AdmissionTicket::OnRoute dropped;
   std::lock_guard<std::mutex> lock(mutex_);
@@ -89,6 +114,11 @@ void AdmissionQueue::Insert(const std::shared_ptr<AdmissionTicket>& ticket) {
 }
 
 void AdmissionQueue::SetState(AdmissionTicket& ticket, AdmissionTicket::State state) {
+  if (ticket.resumes_) {
+    // Its request is counted as running all the while.
+    ticket.state_ = state;
+    return;
+  }
   if (ticket.state_ == AdmissionTicket::State::kWaiting) ticket.metrics_->waiting.Decrement();
   if (ticket.state_ == AdmissionTicket::State::kRunning) {
     ticket.metrics_->running.Decrement();
@@ -108,13 +138,19 @@ void AdmissionQueue::Dispatch() {
     std::lock_guard<std::mutex> lock(mutex_);
     dispatch_posted_ = false;
     std::set<std::string> full_groups;
-    for (auto entry = waiting_.begin(); entry != waiting_.end() && running_ < options_.max_running;) {
+    for (auto entry = waiting_.begin(); entry != waiting_.end();) {
       const std::shared_ptr<AdmissionTicket> ticket = entry->second;
+      // Those that need no slot come first.
+      if (!ticket->resumes_ && running_ >= options_.max_running) break;
       if (full_groups.count(ticket->group_) > 0) {
         ++entry;
         continue;
       }
-      absl::StatusOr<Route> route = router_->Place(ticket->demand_);
+      absl::StatusOr<Route> route = router_->Place(ticket->demand_, ticket->avoid_);
+      if (ticket->resumes_ && absl::IsUnavailable(route.status())) {
+        ++entry;
+        continue;
+      }
       if (absl::IsResourceExhausted(route.status())) {
         full_groups.insert(ticket->group_);
         ++entry;
@@ -122,7 +158,8 @@ void AdmissionQueue::Dispatch() {
       }
       entry = waiting_.erase(entry);
       timers_->Cancel(ticket->timeout_);
-      SetState(*ticket, route.ok() ? AdmissionTicket::State::kRunning : AdmissionTicket::State::kLeft);
+      const bool runs = route.ok() && !ticket->resumes_;
+      SetState(*ticket, runs ? AdmissionTicket::State::kRunning : AdmissionTicket::State::kLeft);
       decided.emplace_back(ticket->on_route_, std::move(route));
     }
   }
@@ -139,6 +176,8 @@ void AdmissionQueue::Expire(const std::shared_ptr<AdmissionTicket>& ticket) {
     on_route = std::move(ticket->on_route_);
     ticket->on_route_ = nullptr;
   }
+  // The router knows why it waited in vain.
+  if (ticket->resumes_) return on_route(router_->Place(ticket->demand_, ticket->avoid_));
   const double seconds = std::chrono::duration<double>(options_.queue_timeout).count();
   on_route(
       WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat("no capacity within the queue timeout of ", seconds,

@@ -8,6 +8,10 @@
 //     nothing                               waits: on_route is called later, once, on the timers' thread
 //     RESOURCE_EXHAUSTED (QUEUE_FULL), or what Router::Place refuses
 //   queue.Requeue(ticket);                  // running, but its workers turned out to be full: wait again, place kept
+//   absl::optional<Route> route = queue.Resume(next, avoid, deadline);
+//                                           // has run, and lost its workers: goes before all that have not, and needs
+//                                           no
+//                                           // slot; `next` is a ticket of its own
 //   queue.Leave(ticket);                    // done, cancelled or failed: exactly once at the end of every request;
 //   more
 //                                           // often does no harm
@@ -23,6 +27,7 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -67,6 +72,9 @@ class AdmissionTicket {
   // Dropped when the ticket leaves, with whatever it holds.
   OnRoute on_route_;
   State state_ = State::kNew;
+  // Of a request that has a slot by another ticket.
+  bool resumes_ = false;
+  Avoid avoid_;
   uint64_t arrival_ = 0;
   Clock::time_point deadline_;
   Timers::Id timeout_;
@@ -80,6 +88,10 @@ class AdmissionQueue {
 
   absl::StatusOr<absl::optional<Route>> Enter(const std::shared_ptr<AdmissionTicket>& ticket);
   void Requeue(const std::shared_ptr<AdmissionTicket>& ticket);
+  // A route now, or on_route is called later: with a route, or, at `deadline`, with what the router says then. Unlike
+  // others, it waits for workers also where there are none.
+  absl::StatusOr<absl::optional<Route>> Resume(const std::shared_ptr<AdmissionTicket>& ticket, const Avoid& avoid,
+                                               Clock::time_point deadline);
   void Leave(const std::shared_ptr<AdmissionTicket>& ticket);
   // There may be more room: the fleet changed, or a request gave a worker back.
   void Wake();
@@ -88,10 +100,10 @@ class AdmissionQueue {
   int64_t waiting() const;
 
  private:
-  // Larger priorities first, then the order of arrival.
-  using Key = std::pair<int, uint64_t>;
+  // Resumed ones first, then larger priorities, then the order of arrival.
+  using Key = std::tuple<bool, int, uint64_t>;
 
-  static Key KeyOf(const AdmissionTicket& ticket) { return {-ticket.priority_, ticket.arrival_}; }
+  static Key KeyOf(const AdmissionTicket& ticket) { return {!ticket.resumes_, -ticket.priority_, ticket.arrival_}; }
   void Insert(const std::shared_ptr<AdmissionTicket>& ticket);
   void SetState(AdmissionTicket& ticket, AdmissionTicket::State state);
   void WakeLocked();

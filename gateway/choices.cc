@@ -12,66 +12,88 @@ Choices::Choices(const GenerationPlan* plan) : plan_(plan) {
   for (Choice& choice : choices_) choice.relay = std::make_unique<TokenRelay>(plan);
 }
 
-absl::Status Choices::Find(int32_t sample, Choice** choice) {
-  if (sample < 0 || sample >= plan_->choices()) {
-    return BrokenContract(absl::StrCat("sample ", sample, " of ", plan_->choices()));
+absl::Status Choices::Find(int32_t sample, absl::Span<const int> which, int* choice) {
+  if (sample < 0 || static_cast<size_t>(sample) >= which.size()) {
+    return BrokenContract(absl::StrCat("sample ", sample, " of ", which.size()));
   }
-  *choice = &choices_[static_cast<size_t>(sample)];
+  *choice = which[static_cast<size_t>(sample)];
   return absl::OkStatus();
 }
 
-absl::Status Choices::AddFirst(const worker::v1::FirstToken& first, std::vector<ChoiceEvent>* events) {
-  if (first.further_size() + 1 != plan_->choices()) {
-    return BrokenContract(absl::StrCat("first tokens of ", first.further_size() + 1, " samples where ",
-                                       plan_->choices(), " were asked for"));
+absl::Status Choices::AddFirst(const worker::v1::FirstToken& first, absl::Span<const int> which,
+                               std::vector<ChoiceEvent>* events) {
+  if (static_cast<size_t>(first.further_size()) + 1 != which.size()) {
+    return BrokenContract(
+        absl::StrCat("first tokens of ", first.further_size() + 1, " samples where ", which.size(), " were asked for"));
   }
-  for (int i = 0; i < plan_->choices(); ++i) {
-    const worker::v1::FirstToken& token = i == 0 ? first : first.further(i - 1);
-    TokenRelay& relay = *choices_[static_cast<size_t>(i)].relay;
+  for (size_t i = 0; i < which.size(); ++i) {
+    const worker::v1::FirstToken& token = i == 0 ? first : first.further(static_cast<int>(i) - 1);
+    Choice& choice = choices_[static_cast<size_t>(which[i])];
+    TokenRelay& relay = *choice.relay;
     v1::Delta delta;
     BATON_RETURN_IF_ERROR(relay.AddFirst(token, &delta));
-    PushDelta(i, 1, std::move(delta), events);
+    PushDelta(which[i], 1, std::move(delta), events);
     // Where the state is to be kept, the decode worker has the last word.
     const bool ends_here = token.has_done() && !plan_->keep.has_value();
-    if (ends_here) ++worker_ends_;
+    if (ends_here) choice.ended_by_worker = true;
     if (!relay.end().has_value()) continue;
-    if (ends_here || relay.end()->stop_string) Finish(i, *relay.end(), events);
-    if (!token.has_done() && relay.end()->stop_string) unwanted_.push_back(i);
+    if (ends_here || relay.end()->stop_string) Finish(which[i], *relay.end(), events);
+    if (!token.has_done() && relay.end()->stop_string) choice.unwanted = true;
   }
   return absl::OkStatus();
 }
 
-absl::Status Choices::AddProgress(const worker::v1::Progress& progress, std::vector<ChoiceEvent>* events) {
+absl::Status Choices::AddProgress(const worker::v1::Progress& progress, absl::Span<const int> which,
+                                  std::vector<ChoiceEvent>* events) {
   if (progress.tokens().empty() && progress.done().empty()) return BrokenContract("an event without anything in it");
   for (const worker::v1::TokenChunk& chunk : progress.tokens()) {
-    Choice* choice;
-    BATON_RETURN_IF_ERROR(Find(chunk.sample(), &choice));
-    TokenRelay& relay = *choice->relay;
+    int index;
+    BATON_RETURN_IF_ERROR(Find(chunk.sample(), which, &index));
+    Choice& choice = choices_[static_cast<size_t>(index)];
+    TokenRelay& relay = *choice.relay;
     // On their way when the stop string was found.
     if (relay.end().has_value() && relay.end()->stop_string) continue;
     const int32_t before = relay.completion_tokens();
     v1::Delta delta;
     BATON_RETURN_IF_ERROR(relay.AddChunk(chunk, &delta));
-    PushDelta(chunk.sample(), relay.completion_tokens() - before, std::move(delta), events);
+    PushDelta(index, relay.completion_tokens() - before, std::move(delta), events);
     // The worker says itself when a sample is done, with its memory freed; a stop string only the gateway knows.
     if (!relay.end().has_value() || !relay.end()->stop_string) continue;
-    Finish(chunk.sample(), *relay.end(), events);
-    unwanted_.push_back(chunk.sample());
+    Finish(index, *relay.end(), events);
+    choice.unwanted = true;
   }
   for (const worker::v1::SampleDone& done : progress.done()) {
-    Choice* choice;
-    BATON_RETURN_IF_ERROR(Find(done.sample(), &choice));
-    TokenRelay& relay = *choice->relay;
-    ++worker_ends_;
+    int index;
+    BATON_RETURN_IF_ERROR(Find(done.sample(), which, &index));
+    Choice& choice = choices_[static_cast<size_t>(index)];
+    TokenRelay& relay = *choice.relay;
+    choice.ended_by_worker = true;
     if (done.has_kept_until_ms()) kept_until_ms_ = done.kept_until_ms();
-    if (choice->finished && relay.end()->stop_string) continue;
-    if (choice->finished) return BrokenContract("a sample that ended twice");
+    if (choice.finished && relay.end()->stop_string) continue;
+    if (choice.finished) return BrokenContract("a sample that ended twice");
     v1::Delta delta;
     BATON_RETURN_IF_ERROR(relay.AddDone(done.reason(), &delta));
-    PushDelta(done.sample(), 0, std::move(delta), events);
-    Finish(done.sample(), *relay.end(), events);
+    PushDelta(index, 0, std::move(delta), events);
+    Finish(index, *relay.end(), events);
   }
   return absl::OkStatus();
+}
+
+void Choices::FinishEnded(absl::Span<const int> which, std::vector<ChoiceEvent>* events) {
+  for (const int index : which) {
+    const Choice& choice = Get(index);
+    if (!choice.finished && choice.relay->end().has_value()) Finish(index, *choice.relay->end(), events);
+  }
+}
+
+std::vector<int32_t> Choices::TakeUnwanted(absl::Span<const int> which) {
+  std::vector<int32_t> samples;
+  for (size_t i = 0; i < which.size(); ++i) {
+    bool& unwanted = choices_[static_cast<size_t>(which[i])].unwanted;
+    if (unwanted) samples.push_back(static_cast<int32_t>(i));
+    unwanted = false;
+  }
+  return samples;
 }
 
 void Choices::EndRest(v1::FinishReason reason, std::vector<ChoiceEvent>* events) {
@@ -112,6 +134,14 @@ void Choices::Finish(int index, TokenRelay::End end, std::vector<ChoiceEvent>* e
   // How much of the prompt was cached is not known yet: `finished` says it.
   *event.event.mutable_choice_finished() = Summary(index, /*cached_tokens=*/0);
   events->push_back(std::move(event));
+}
+
+bool Choices::all_ended(absl::Span<const int> which) const {
+  return std::all_of(which.begin(), which.end(), [this](int choice) { return ended(choice); });
+}
+
+bool Choices::ended_by_worker(absl::Span<const int> which) const {
+  return std::all_of(which.begin(), which.end(), [this](int choice) { return Get(choice).ended_by_worker; });
 }
 
 bool Choices::all_ended() const {

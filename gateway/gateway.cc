@@ -13,7 +13,7 @@ constexpr absl::Duration kStopGrace = absl::Milliseconds(500);
 
 Gateway::Gateway(const GatewayOptions& options)
     : options_(options),
-      router_(options.local_prefill_tokens),
+      router_(options.local_prefill_tokens, options.breaker),
       queue_(options.admission, &router_, &timers_),
       registry_(options.workers),
       inference_(MakeContext(options, this)),
@@ -44,6 +44,8 @@ InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* ga
   context.sessions.timers = &gateway->timers_;
   context.text_lane = &gateway->text_lane_;
   context.sessions.max_attempts = options.max_attempts;
+  context.sessions.resume_timeout = options.resume_timeout;
+  context.sessions.stall_timeout = options.stall_timeout;
   context.max_queued_events = options.max_queued_events;
   return context;
 }

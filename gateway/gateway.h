@@ -8,6 +8,7 @@
 // Starts before its workers do if need be: it then waits for them, and ListModels shows what is there.
 #pragma once
 
+#include <chrono>
 #include <memory>
 #include <string>
 
@@ -34,9 +35,13 @@ struct GatewayOptions {
   std::string metrics = "127.0.0.1:0";
   AdmissionOptions admission;
   WorkerRegistryOptions workers;
+  // See SessionEnvironment.
   int max_attempts = 3;
   // See Router.
   int64_t local_prefill_tokens = kLocalPrefillTokens;
+  Clock::duration resume_timeout = std::chrono::seconds(30);
+  Clock::duration stall_timeout = std::chrono::seconds(10);
+  CircuitBreakerOptions breaker;
   // Events a client's stream may fall behind.
   size_t max_queued_events = 1024;
 };

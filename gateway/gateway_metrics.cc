@@ -63,7 +63,19 @@ ModelMetrics::ModelMetrics(Metrics* metrics, const std::string& model)
       reserve_retries_(metrics->AddCounter("baton_retries_total", "Attempts repeated on another worker.",
                                            {{"model", model}, {"stage", "reserve"}})),
       prefill_retries_(metrics->AddCounter("baton_retries_total", "Attempts repeated on another worker.",
-                                           {{"model", model}, {"stage", "prefill"}})) {}
+                                           {{"model", model}, {"stage", "prefill"}})),
+      decode_pauses_(metrics->AddCounter("baton_worker_pauses_total", "Times a failing worker's circuit opened.",
+                                         {{"model", model}, {"worker_role", "decode"}})),
+      prefill_pauses_(metrics->AddCounter("baton_worker_pauses_total", "Times a failing worker's circuit opened.",
+                                          {{"model", model}, {"worker_role", "prefill"}})) {
+  // So that it is there, and rates begin at zero.
+  Resumes("decode", "lost");
+}
+
+prometheus::Counter& ModelMetrics::Resumes(const char* phase, const char* reason) {
+  return metrics_->AddCounter("baton_resumes_total", "Streams that went on elsewhere after their workers were lost.",
+                              {{"model", model_}, {"stage", phase}, {"reason", reason}});
+}
 
 void ModelMetrics::CountRequest(Method method, Outcome outcome, double seconds) {
   const size_t row = static_cast<size_t>(method);

@@ -48,6 +48,11 @@ class ModelMetrics {
   void CountRequest(Method method, Outcome outcome, double seconds);
   void CountRetry(Stage stage) { (stage == Stage::kDecode ? reserve_retries_ : prefill_retries_).Increment(); }
 
+  // Streams that went on elsewhere. `phase` and `reason`: literals, as in docs/metrics.md.
+  void CountResume(const char* phase, const char* reason) { Resumes(phase, reason).Increment(); }
+  // A worker was left alone for a while because it failed again and again.
+  void CountPause(Stage stage) { (stage == Stage::kDecode ? decode_pauses_ : prefill_pauses_).Increment(); }
+
   prometheus::Gauge& waiting;
   prometheus::Gauge& running;
   prometheus::Counter& streamed_tokens;
@@ -61,10 +66,15 @@ class ModelMetrics {
   static constexpr size_t kMethods = static_cast<size_t>(Method::kCount);
   static constexpr size_t kOutcomes = static_cast<size_t>(Outcome::kCount);
 
+  // Looked up each time: it is rare.
+  prometheus::Counter& Resumes(const char* phase, const char* reason);
+
   Metrics* const metrics_;
   const std::string model_;
   prometheus::Counter& reserve_retries_;
   prometheus::Counter& prefill_retries_;
+  prometheus::Counter& decode_pauses_;
+  prometheus::Counter& prefill_pauses_;
   // Made when first needed: most of the combinations never occur.
   std::array<std::array<std::atomic<prometheus::Counter*>, kOutcomes>, kMethods> requests_ = {};
   std::array<std::atomic<prometheus::Histogram*>, kMethods> request_seconds_ = {};

@@ -1,17 +1,20 @@
 // One generation request from admission to its last event:
 //
 //   admitted -> [queued] -> reserving (Decode.Run) -> prefilling (Prefill.Run) -> decoding -> ended
-//                  ^            |                         |
-//                  +-- full ----+------- another attempt -+      only before the first token
+//                  ^            |                         |                          |
+//                  +-- full ----+----- another attempt, elsewhere (branch.h) --------+
 //
 // Where the decode worker computes the prompt itself, the prefilling is its own and its call tells the first token.
 //
 // The session is the root of the request's cancellation tree. Whatever ends it (the client, its deadline, a stop
-// string, a time limit, a failure) cancels both worker calls at once, gives the workers' claims back and leaves the
+// string, a time limit, a failure) cancels all worker calls at once, gives the workers' claims back and leaves the
 // queue. It ends exactly once: one Finished event and OK, or one error.
 //
-// An attempt is a pair of worker calls. A failed attempt is dropped as a whole; events that still arrive from it carry
-// an old attempt number and are ignored. After the first token has gone to the client nothing is tried again.
+// Workers may be lost at any time. What the client has had stays as it is: choices and their relays (choices.h) live as
+// long as the session, and other workers go on from prompt and tokens so far, which gives the same tokens. How often
+// and how long that is tried is bounded: see SessionEnvironment.
+//
+// generation_session.cc: the request. generation_attempt.cc: what workers say. generation_recovery.cc: losing workers.
 //
 // All entry points take the session's mutex and may be called from any thread. Ownership: worker calls and the client's
 // reactor hold the session; timers and the admission ticket only a weak reference.
@@ -31,6 +34,7 @@
 #include "baton/v1/inference.pb.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "gateway/admission_queue.h"
+#include "gateway/branch.h"
 #include "gateway/choices.h"
 #include "gateway/generation_sink.h"
 #include "gateway/prompt_score_relay.h"
@@ -38,8 +42,8 @@
 #include "gateway/request_record.h"
 #include "gateway/router.h"
 #include "gateway/timers.h"
-#include "gateway/worker_call.h"
 #include "gateway/worker_failure.h"
+#include "gateway/worker_requests.h"
 
 namespace baton {
 
@@ -48,9 +52,16 @@ struct SessionEnvironment {
   Router* router = nullptr;
   AdmissionQueue* queue = nullptr;
   Timers* timers = nullptr;
-  // Attempts per request, the first included, and the pause before the second, doubled for each further one.
+  // Attempts in a row that may fail without a single token in between, twice as many once the client has had tokens;
+  // and the pause after the first of them, doubled after each further one.
   int max_attempts = 3;
   Clock::duration retry_pause = std::chrono::milliseconds(25);
+  // Attempts that may fail in a request's whole life.
+  int max_failures = 32;
+  // How long a request whose workers were lost waits for others.
+  Clock::duration resume_timeout = std::chrono::seconds(30);
+  // A worker that owes an answer and gives no sign of life for so long is given up. Zero: never.
+  Clock::duration stall_timeout = std::chrono::seconds(10);
 };
 
 class GenerationSession : public std::enable_shared_from_this<GenerationSession> {
@@ -70,44 +81,42 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void Abort(const absl::Status& status);
 
  private:
-  using DecodeCall = WorkerCall<worker::v1::DecodeRequest, worker::v1::DecodeEvent>;
-  using PrefillCall = WorkerCall<worker::v1::PrefillRequest, worker::v1::PrefillEvent>;
-
-  struct Attempt {
-    Route route;
-    std::string prefill_endpoint;
-    std::string decode_endpoint;
-    std::shared_ptr<DecodeCall> decode;
-    std::shared_ptr<PrefillCall> prefill;
-    bool reserved = false;
-    worker::v1::Reservation reservation;
-    // Decode events that overtook the first token, which travels on the other stream.
-    std::vector<worker::v1::DecodeEvent> early;
-    // The decode worker has sent a token, so the state has arrived.
-    bool handed_off = false;
-    bool prefill_done = false;
-    // The decode worker computes the prompt, and there is no prefill call.
-    bool local() const { return route.prompt_place != PromptPlace::kPrefillWorker; }
-  };
+  using DecodeCall = Attempt::DecodeCall;
+  using PrefillCall = Attempt::PrefillCall;
 
   // From here on all with mutex_ held.
-  void OnRoute(absl::StatusOr<Route> route);
-  void BeginAttempt(Route route);
-  void StartDecode();
-  void StartPrefill(const worker::v1::Reservation* reservation);
-  void OnReservation(const worker::v1::Reservation& reservation);
-  void OnDecodeEvent(worker::v1::DecodeEvent& event);
-  void OnDecodeEnd(const grpc::Status& status);
-  void OnPrefillEvent(worker::v1::PrefillEvent& event);
-  void OnPrefillEnd(const grpc::Status& status);
-  void OnFirstToken(const worker::v1::FirstToken& first);
-  void HandleProgress(const worker::v1::DecodeEvent& event);
+  void OnRoute(Branch& branch, absl::StatusOr<Route> route);
+  void BeginAttempt(Branch& branch, Route route);
+  void StartDecode(Branch& branch);
+  void StartPrefill(Branch& branch, const worker::v1::Reservation* reservation);
+  void OnReservation(Branch& branch, const worker::v1::Reservation& reservation);
+  void OnDecodeEvent(Branch& branch, worker::v1::DecodeEvent& event);
+  void OnDecodeEnd(Branch& branch, const grpc::Status& status);
+  void OnPrefillEvent(Branch& branch, worker::v1::PrefillEvent& event);
+  void OnPrefillEnd(Branch& branch, const grpc::Status& status);
+  void OnFirstToken(Branch& branch, const worker::v1::FirstToken& first);
+  void HandleProgress(Branch& branch, const worker::v1::DecodeEvent& event);
+  void HandleLeaving(Branch& branch, const worker::v1::Leaving& leaving);
   // Frees samples that ended here (a stop string) at the decode worker, while others go on.
-  void EndUnwantedSamples();
+  void EndUnwantedSamples(Branch& branch);
+  // The branch has all its tokens, and its workers have nothing more to say.
+  void EndBranch(Branch& branch);
 
-  void OnFailure(Stage stage, const grpc::Status& status);
-  void TryAgain();
-  void DropAttempt();
+  void OnFailure(Branch& branch, Stage stage, const grpc::Status& status);
+  // Tells the router, and remembers whom to avoid.
+  void Blame(Branch& branch, const WorkerFailure& failure);
+  // Goes on elsewhere, from the tokens that the client has if it has any.
+  void Resume(Branch& branch, const char* reason);
+  void FindRoute(Branch& branch);
+  void FailAfter(const Branch& branch, const absl::Status& status);
+  void DropAttempt(Branch& branch);
+  // Gives up workers that have stopped without a word.
+  void Watch(Branch& branch, Clock::time_point when);
+  void OnWatch(Branch& branch);
+  // The stage whose worker has, if any.
+  absl::optional<Stage> StalledStage(const Branch& branch) const;
+  absl::optional<Continuation> ContinuationOf(const Branch& branch) const;
+
   // Pushes events, and ends the request when that fails. False: it has ended.
   bool Relay(std::vector<ChoiceEvent> events);
   bool Push(v1::GenerateEvent event);
@@ -118,9 +127,14 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void End(Outcome outcome, const absl::Status& status);
   void Fail(const absl::Status& status) { End(OutcomeOf(status), status); }
   absl::Status CancelledStatus() const;
-  // Runs `step` with the lock held unless the request, or the attempt it belongs to, is over.
+  Branch& FirstBranch() { return *branches_.front(); }
+  // Runs `step` with the lock held unless the request, or the branch's attempt of this number, is over. Branches live
+  // as long as the session.
   template <typename Step>
-  void InAttempt(int attempt, Step step);
+  void InAttempt(Branch* branch, int number, Step step) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!ended_ && branch->number == number) step();
+  }
 
   const SessionEnvironment environment_;
   const std::chrono::system_clock::time_point deadline_;
@@ -135,14 +149,13 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   // Null until Start.
   std::unique_ptr<Choices> choices_;
   std::unique_ptr<PromptScoreRelay> prompt_scores_;
+  // Holds the request's slot, from the queue to the end.
   std::shared_ptr<AdmissionTicket> ticket_;
-  Attempt attempt_;
-  // The current attempt; also counts those that found a worker full.
-  int attempt_number_ = 0;
+  std::vector<std::unique_ptr<Branch>> branches_;
+  // Attempts begun, and those dropped.
+  int attempt_numbers_ = 0;
   int failures_ = 0;
-  Avoid avoid_;
   absl::optional<Timers::Id> time_limit_;
-  absl::optional<Timers::Id> retry_;
   int32_t cached_tokens_ = 0;
   bool routed_before_ = false;
   // Of each choice.

@@ -25,6 +25,8 @@ struct Flags {
   GatewayOptions gateway;
   double queue_timeout_seconds = 30;
   double grace_seconds = 30;
+  double resume_timeout_seconds = 30;
+  double stall_timeout_seconds = 10;
   baton::LogFlags log;
 };
 
@@ -79,6 +81,37 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->capture_default_str();
 }
 
+void AddFailoverOptions(CLI::App& app, Flags* flags) {
+  GatewayOptions& gateway = flags->gateway;
+  app.add_option(
+         "--max-attempts", gateway.max_attempts,
+         "Attempts of a request that may fail in a row, without a token in between, before its client hears of it; "
+         "twice as many once it has had tokens")
+      ->check(CLI::Range(1, 16))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--stall-timeout", flags->stall_timeout_seconds,
+                 "Seconds without a sign of life after which a worker is given up and its requests go on elsewhere; 0: "
+                 "only a broken connection counts")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option("--resume-timeout", flags->resume_timeout_seconds,
+                 "Seconds that a request whose workers were lost waits for others")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option("--breaker-failures", gateway.breaker.failures,
+                 "Failures in a row after which a worker gets no new requests for a while; 0: never")
+      ->check(CLI::Range(0, 1000000))
+      ->type_name("N")
+      ->capture_default_str();
+}
+
+baton::Clock::duration Seconds(double seconds) {
+  return std::chrono::duration_cast<baton::Clock::duration>(std::chrono::duration<double>(seconds));
+}
+
 absl::Status Serve(const Flags& flags) {
   baton::Gateway gateway(flags.gateway);
   BATON_RETURN_IF_ERROR(gateway.Start());
@@ -118,6 +151,7 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   AddWorkerOptions(app, &flags.gateway.workers);
   AddLimitOptions(app, &flags);
+  AddFailoverOptions(app, &flags);
   baton::AddLogFlags(app, &flags.log);
   if (absl::optional<int> exit_code = baton::ParseCommandLine(app, argc, argv)) return *exit_code;
 
@@ -126,8 +160,9 @@ int main(int argc, char** argv) {
   log_options.json = flags.log.json;
   log_options.role = "gateway";
   baton::ConfigureLog(log_options);
-  flags.gateway.admission.queue_timeout =
-      std::chrono::duration_cast<baton::Clock::duration>(std::chrono::duration<double>(flags.queue_timeout_seconds));
+  flags.gateway.admission.queue_timeout = Seconds(flags.queue_timeout_seconds);
+  flags.gateway.resume_timeout = Seconds(flags.resume_timeout_seconds);
+  flags.gateway.stall_timeout = Seconds(flags.stall_timeout_seconds);
 
   const absl::Status status = Serve(flags);
   if (status.ok()) return 0;

@@ -191,10 +191,7 @@ void ResolveChoices(const v1::GenerateRequest& asked, GenerationPlan* plan, Viol
 
 worker::v1::SessionKey NewSessionKey(const std::string& identity) {
   worker::v1::SessionKey key;
-  for (size_t i = 0; i < kSessionIdBytes / sizeof(uint64_t); ++i) {
-    const uint64_t part = RandomUint64();
-    key.mutable_id()->append(reinterpret_cast<const char*>(&part), sizeof(part));
-  }
+  key.set_id(RandomBytes(kSessionIdBytes));
   key.set_identity(identity);
   return key;
 }

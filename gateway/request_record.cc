@@ -18,6 +18,7 @@ void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   if (queue_seconds > 0) log.With("queue_ms", 1000 * queue_seconds);
   if (time_to_first_token >= 0) log.With("ttft_ms", 1000 * time_to_first_token);
   if (attempts > 1) log.With("attempts", attempts);
+  if (resumes > 0) log.With("resumes", resumes);
   log.With("duration_ms", 1000 * seconds);
   const std::string reason = ErrorReason(status);
   if (!reason.empty()) log.With("reason", reason);

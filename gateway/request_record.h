@@ -37,6 +37,8 @@ struct RequestRecord {
   // Negative: there was no token.
   double time_to_first_token = -1;
   int attempts = 0;
+  // Choices that went on elsewhere, each time.
+  int resumes = 0;
 };
 
 }  // namespace baton

@@ -9,6 +9,7 @@
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
+#include "common/observe/log.h"
 #include "common/rpc/local_prefill.h"
 #include "common/rpc/status_mapping.h"
 #include "common/state/prefix_chain.h"
@@ -85,7 +86,7 @@ void Placement::ReportRefused() {
   if (router_ != nullptr) router_->Mark(*this, &Router::Row::refused);
 }
 void Placement::ReportFailed() {
-  if (router_ != nullptr) router_->Mark(*this, &Router::Row::failed);
+  if (router_ != nullptr) router_->Failed(stage_, connection_->endpoint);
 }
 void Placement::Release() {
   if (router_ == nullptr) return;
@@ -119,8 +120,10 @@ int64_t Router::Row::PromptTokens() const {
 
 std::vector<Router::Row*> Router::Serving(Stage stage, const std::string& fingerprint) {
   std::vector<Row*> serving;
+  const Clock::time_point now = Clock::now();
   for (auto& [key, row] : rows_) {
     if (key.first != stage || row.snapshot.state != WorkerState::kServing || row.snapshot.info == nullptr) continue;
+    if (!row.breaker.Allows(now)) continue;
     if (row.snapshot.info->fingerprint() == fingerprint) serving.push_back(&row);
   }
   return serving;
@@ -137,8 +140,10 @@ absl::Status Router::NoWorkers(const Demand& demand, bool prefill_missing, bool 
     if (!wanted) continue;
     const bool other_model = row.snapshot.info != nullptr && row.snapshot.info->model_name() != demand.model;
     if (other_model) continue;
-    const char* why =
-        row.snapshot.state == WorkerState::kServing ? "of another fingerprint" : WorkerStateName(row.snapshot.state);
+    const char* why = WorkerStateName(row.snapshot.state);
+    if (row.snapshot.state == WorkerState::kServing) {
+      why = row.breaker.open() ? "paused after failures" : "of another fingerprint";
+    }
     ++others[absl::StrCat(StageName(key.first), " ", why)];
   }
   std::string message =
@@ -303,6 +308,7 @@ Placement Router::MakePlacement(Row* row, Claim claim) {
   placement.connection_ = row->snapshot.connection;
   row->last_used = placement.id_;
   row->claims[placement.id_] = claim;
+  if (row->breaker.Begin()) row->probe = placement.id_;
   return placement;
 }
 
@@ -327,6 +333,32 @@ void Router::Mark(const Placement& placement, bool Row::*flag) {
   if (row != nullptr) row->*flag = true;
 }
 
+void Router::Worked(Stage stage, const std::string& endpoint) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto row = rows_.find(Key(stage, endpoint));
+  if (row == rows_.end()) return;
+  row->second.breaker.Worked();
+  row->second.probe = 0;
+}
+
+bool Router::Failed(Stage stage, const std::string& endpoint) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto row = rows_.find(Key(stage, endpoint));
+  if (row == rows_.end()) return false;
+  row->second.failed = true;
+  row->second.probe = 0;
+  const bool opened = row->second.breaker.Failed(Clock::now());
+  if (opened) Log(Severity::kWarning, "worker_paused").With("endpoint", endpoint).With("worker_role", StageName(stage));
+  return opened;
+}
+
+WorkerPulse Router::Pulse(Stage stage, const std::string& endpoint) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto row = rows_.find(Key(stage, endpoint));
+  if (row != rows_.end()) return row->second.pulse;
+  return {Clock::time_point::max(), Clock::time_point::max()};
+}
+
 void Router::Release(const Placement& placement) {
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -339,6 +371,10 @@ void Router::Release(const Placement& placement) {
       row->running = std::max<int64_t>(0, row->running - claim.samples);
     }
     row->claims.erase(placement.id_);
+    if (row->probe == placement.id_) {
+      row->breaker.Abandoned();
+      row->probe = 0;
+    }
   }
   if (capacity_listener_) capacity_listener_();
 }
@@ -350,8 +386,17 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
     const bool same_process = row.snapshot.info != nullptr && snapshot.info != nullptr &&
                               row.snapshot.info->boot_id() == snapshot.info->boot_id();
     const bool new_report = snapshot.load_reports != row.snapshot.load_reports;
+    const bool more_done = snapshot.load.tokens_done() != row.snapshot.load.tokens_done();
     row.snapshot = snapshot;
-    if (!same_process) row.claims.clear();
+    if (!same_process) {
+      row.claims.clear();
+      row.breaker = CircuitBreaker(breaker_options_);
+      row.probe = 0;
+    }
+    if (new_report) {
+      row.pulse.heard = Clock::now();
+      if (more_done) row.pulse.progressed = row.pulse.heard;
+    }
     if (new_report) {
       row.reported =
           snapshot.stage == Stage::kDecode ? snapshot.load.state_bytes_used() : snapshot.load.queued_tokens();

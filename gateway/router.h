@@ -7,7 +7,8 @@
 //
 // A worker's own load reports arrive up to a tenth of a second late, so the router adds what this gateway has sent
 // there since: a Placement is such a claim, held for as long as the request uses the worker. The worker has the last
-// word; one that refused or failed is left alone until its next report.
+// word; one that refused or failed is left alone until its next report, and one that keeps failing for longer
+// (circuit_breaker.h).
 //
 //   absl::StatusOr<Route> route = router.Place(demand, avoid);
 //     UNAVAILABLE (NO_WORKERS)             no worker of a needed role: says which
@@ -30,7 +31,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
+#include "gateway/circuit_breaker.h"
 #include "gateway/fleet.h"
+#include "gateway/timers.h"
 
 namespace baton {
 
@@ -96,8 +99,16 @@ struct Route {
   PromptPlace prompt_place = PromptPlace::kPrefillWorker;
 };
 
-// Endpoints to use only when there is no other.
-using Avoid = std::set<std::string>;
+// Endpoints to use only when there is no other; of those, rather the ones that are named less often.
+using Avoid = std::multiset<std::string>;
+
+// When a worker last gave a sign of life.
+struct WorkerPulse {
+  // Its last report came.
+  Clock::time_point heard = Clock::time_point::min();
+  // It had done more than in the report before.
+  Clock::time_point progressed = Clock::time_point::min();
+};
 
 // Tokens to compute of a prompt that a decode worker computes itself: what --local-prefill-tokens is by default.
 // bench/RESULTS.md has the measurements behind it.
@@ -106,12 +117,19 @@ inline constexpr int64_t kLocalPrefillTokens = 32;
 class Router : public FleetObserver {
  public:
   // `local_prefill_tokens`: prompts with at most so many tokens to compute may do without a prefill worker; 0: none.
-  explicit Router(int64_t local_prefill_tokens = kLocalPrefillTokens) : local_prefill_tokens_(local_prefill_tokens) {}
+  explicit Router(int64_t local_prefill_tokens = kLocalPrefillTokens, const CircuitBreakerOptions& breaker = {})
+      : local_prefill_tokens_(local_prefill_tokens), breaker_options_(breaker) {}
 
   // Before anything else. Called, without locks, whenever there may be more room.
   void SetCapacityListener(std::function<void()> listener) { capacity_listener_ = std::move(listener); }
 
   absl::StatusOr<Route> Place(const Demand& demand, const Avoid& avoid = {});
+
+  // A request's worker did its part, or failed it. Failed: true when the worker gets a pause for it.
+  void Worked(Stage stage, const std::string& endpoint);
+  bool Failed(Stage stage, const std::string& endpoint);
+  // Of one that is not known any more, nothing is held against it.
+  WorkerPulse Pulse(Stage stage, const std::string& endpoint) const;
 
   // Serving decode workers of a fingerprint, the one of this boot id first.
   std::vector<std::shared_ptr<WorkerConnection>> DecodeWorkers(const std::string& fingerprint,
@@ -143,6 +161,10 @@ class Router : public FleetObserver {
     // Until the next report.
     bool refused = false;
     bool failed = false;
+    CircuitBreaker breaker{CircuitBreakerOptions()};
+    // The claim that is the breaker's probe; 0: none.
+    uint64_t probe = 0;
+    WorkerPulse pulse;
     // Larger: used more recently. Spreads requests over equal workers.
     uint64_t last_used = 0;
 
@@ -153,7 +175,9 @@ class Router : public FleetObserver {
     int64_t Running() const;
     int64_t PromptTokens() const;
     // 0: good; larger: only for want of better ones.
-    int Reluctance(const Avoid& avoid) const { return (avoid.count(snapshot.endpoint) > 0 ? 2 : 0) + (failed ? 1 : 0); }
+    int Reluctance(const Avoid& avoid) const {
+      return 2 * static_cast<int>(avoid.count(snapshot.endpoint)) + (failed ? 1 : 0);
+    }
   };
 
   std::vector<Row*> Serving(Stage stage, const std::string& fingerprint);
@@ -177,6 +201,7 @@ class Router : public FleetObserver {
   Row* Find(const Placement& placement);
 
   const int64_t local_prefill_tokens_;
+  const CircuitBreakerOptions breaker_options_;
   std::function<void()> capacity_listener_;
 
   // Guards what follows.

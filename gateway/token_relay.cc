@@ -51,14 +51,13 @@ TokenRelay::TokenRelay(const GenerationPlan* plan) : plan_(plan) {
 }
 
 absl::Status TokenRelay::AddFirst(const worker::v1::FirstToken& first, v1::Delta* delta) {
-  if (has_first()) return BrokenContract("a second first token");
   BATON_RETURN_IF_ERROR(AddToken(first.id(), first.has_logprobs() ? &first.logprobs() : nullptr, delta));
   if (first.has_done()) return AddDone(first.done(), delta);
   return absl::OkStatus();
 }
 
 absl::Status TokenRelay::AddChunk(const worker::v1::TokenChunk& chunk, v1::Delta* delta) {
-  const int64_t due = static_cast<int64_t>(plan_->prompt.size()) + completion_tokens_;
+  const int64_t due = static_cast<int64_t>(plan_->prompt.size() + tokens_.size());
   if (chunk.position() != due) {
     return BrokenContract(absl::StrCat("tokens at position ", chunk.position(), " where ", due, " was due"));
   }
@@ -86,10 +85,9 @@ absl::Status TokenRelay::AddToken(int32_t id, const worker::v1::TokenLogprobs* l
     BATON_ASSIGN_OR_RETURN(client_logprob, ToClientLogprob(*plan_->model, id, *logprobs));
   }
   if (plan_->wants_choices) cumulative_logprob_ += logprobs->logprob();
-  ++completion_tokens_;
-  last_token_ = id;
+  tokens_.push_back(id);
 
-  const bool stops = completion_tokens_ > plan_->stopping.min_new_tokens() && plan_->IsStopToken(id);
+  const bool stops = completion_tokens() > plan_->stopping.min_new_tokens() && plan_->IsStopToken(id);
   const bool visible = !stops || plan_->include_stop_in_output;
   if (visible) {
     if (plan_->token_ids) delta->add_token_ids(id);
@@ -98,17 +96,18 @@ absl::Status TokenRelay::AddToken(int32_t id, const worker::v1::TokenLogprobs* l
   }
   if (end_.has_value()) return absl::OkStatus();
   if (stops) EndWithStopToken(delta);
-  if (!stops && completion_tokens_ >= plan_->stopping.max_new_tokens()) EndWithLength(delta);
+  if (!stops && completion_tokens() >= plan_->stopping.max_new_tokens()) EndWithLength(delta);
   return absl::OkStatus();
 }
 
 void TokenRelay::EndWithStopToken(v1::Delta* delta) {
   end_.emplace();
   end_->reason = v1::FINISH_REASON_STOP;
-  if (plan_->IsEos(last_token_)) {
-    end_->match.set_eos_token_id(last_token_);
+  const int32_t last_token = tokens_.back();
+  if (plan_->IsEos(last_token)) {
+    end_->match.set_eos_token_id(last_token);
   } else {
-    end_->match.set_stop_token_id(last_token_);
+    end_->match.set_stop_token_id(last_token);
   }
   delta->mutable_text()->append(Flush());
 }
@@ -138,7 +137,7 @@ absl::Status TokenRelay::AddDone(worker::v1::DoneReason reason, v1::Delta* delta
     EndWithLength(delta);
     return absl::OkStatus();
   }
-  if (reason != worker::v1::STOP_TOKEN || !has_first() || !plan_->IsStopToken(last_token_)) {
+  if (reason != worker::v1::STOP_TOKEN || !has_first() || !plan_->IsStopToken(tokens_.back())) {
     return BrokenContract(
         absl::StrCat("the sequence ended for reason ", worker::v1::DoneReason_Name(reason), " without a stop token"));
   }

@@ -45,6 +45,8 @@ class TokenRelay {
   // `plan` must outlive it.
   explicit TokenRelay(const GenerationPlan* plan);
 
+  // The next token, from a prefill worker: the first one of all, or the first one since the sequence was continued on
+  // other workers.
   absl::Status AddFirst(const worker::v1::FirstToken& first, v1::Delta* delta);
   absl::Status AddChunk(const worker::v1::TokenChunk& chunk, v1::Delta* delta);
   // The worker says that the sequence is complete. INTERNAL when that contradicts its tokens.
@@ -54,8 +56,9 @@ class TokenRelay {
 
   const absl::optional<End>& end() const { return end_; }
   // Sampled so far, a stop token included.
-  int32_t completion_tokens() const { return completion_tokens_; }
-  bool has_first() const { return completion_tokens_ > 0; }
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+  int32_t completion_tokens() const { return static_cast<int32_t>(tokens_.size()); }
+  bool has_first() const { return !tokens_.empty(); }
   // Of all tokens sampled so far, for clients that compare choices; else 0.
   double cumulative_logprob() const { return cumulative_logprob_; }
 
@@ -68,9 +71,8 @@ class TokenRelay {
   const GenerationPlan* const plan_;
   // Null for a model without a tokenizer.
   std::unique_ptr<StreamDecoder> decoder_;
-  int32_t completion_tokens_ = 0;
+  std::vector<int32_t> tokens_;
   double cumulative_logprob_ = 0;
-  int32_t last_token_ = -1;
   absl::optional<End> end_;
 };
 

@@ -14,7 +14,7 @@ using worker::v1::PrefillRequest;
 
 // What both workers are told alike.
 template <typename Request>
-Request RequestOf(const GenerationPlan& plan) {
+Request RequestOf(const GenerationPlan& plan, const Continuation* continuation) {
   Request request;
   request.set_request_id(plan.request_id);
   request.set_fingerprint(plan.model->fingerprint);
@@ -24,6 +24,12 @@ Request RequestOf(const GenerationPlan& plan) {
   request.set_logprobs(plan.needs_logprobs());
   request.set_top_logprobs(plan.top_logprobs);
   request.set_priority(plan.priority);
+  if (continuation == nullptr) return request;
+  const absl::Span<const int32_t> generated = continuation->generated;
+  request.mutable_tokens()->Add(generated.begin(), generated.end());
+  request.set_generated_tokens(static_cast<int32_t>(generated.size()));
+  request.mutable_sampling()->set_seed(plan.seed(continuation->choice));
+  request.mutable_sampling()->clear_further_seeds();
   return request;
 }
 
@@ -41,15 +47,29 @@ std::shared_ptr<const std::vector<uint64_t>> PrefixesOf(const Plan& plan, const 
 
 }  // namespace
 
-Demand DemandOf(const GenerationPlan& plan) {
+bool NeedsDecode(const GenerationPlan& plan, const Continuation* continuation) {
+  if (continuation == nullptr) return plan.needs_decode();
+  const auto generated = static_cast<int32_t>(continuation->generated.size());
+  return plan.stopping.max_new_tokens() - generated > 1 || plan.keep.has_value();
+}
+
+Demand DemandOf(const GenerationPlan& plan, const Continuation* continuation) {
   Demand demand;
   demand.fingerprint = plan.model->fingerprint;
   demand.model = plan.model->name;
+  const int64_t state_tokens = static_cast<int64_t>(plan.prompt.size()) + plan.stopping.max_new_tokens();
+  demand.state_tokens = NeedsDecode(plan, continuation) ? state_tokens : 0;
+  if (continuation != nullptr) {
+    std::vector<int32_t> tokens = plan.prompt;
+    tokens.insert(tokens.end(), continuation->generated.begin(), continuation->generated.end());
+    demand.prompt_tokens = static_cast<int64_t>(tokens.size());
+    demand.prefixes = PrefixesOf(plan, tokens, tokens.size() - 1);
+    return demand;
+  }
   demand.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
   if (!plan.prompt_logprobs && !plan.prompt.empty()) {
     demand.prefixes = PrefixesOf(plan, plan.prompt, plan.prompt.size() - 1);
   }
-  demand.state_tokens = plan.needs_decode() ? demand.prompt_tokens + plan.stopping.max_new_tokens() : 0;
   demand.samples = plan.choices();
   // Nobody scores prompts but prefill workers.
   demand.may_be_local = plan.needs_decode() && !plan.prompt_logprobs;
@@ -67,20 +87,23 @@ Demand DemandOf(const ScorePlan& plan, size_t index) {
   return demand;
 }
 
-DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, PromptPlace place) {
-  DecodeRequest request = RequestOf<DecodeRequest>(plan);
+DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, PromptPlace place, const Continuation* continuation) {
+  DecodeRequest request = RequestOf<DecodeRequest>(plan, continuation);
   request.set_compute_prompt(place != PromptPlace::kPrefillWorker);
   if (place == PromptPlace::kDecodeWorkerFromSession) *request.mutable_session() = plan.session->key();
   if (plan.keep.has_value()) *request.mutable_keep() = *plan.keep;
   return request;
 }
 
-PrefillRequest MakePrefillRequest(const GenerationPlan& plan, const worker::v1::Reservation* reservation) {
-  PrefillRequest request = RequestOf<PrefillRequest>(plan);
+PrefillRequest MakePrefillRequest(const GenerationPlan& plan, const worker::v1::Reservation* reservation,
+                                  const Continuation* continuation) {
+  PrefillRequest request = RequestOf<PrefillRequest>(plan, continuation);
   request.set_cache_salt(plan.cache_salt);
-  if (plan.prompt_logprobs && plan.prompt.size() > 1) request.set_score_from(1);
+  // All of the prompt's scores come before the first token.
+  if (continuation == nullptr && plan.prompt_logprobs && plan.prompt.size() > 1) request.set_score_from(1);
   request.set_keep_state(plan.keep.has_value());
   if (plan.session.has_value()) *request.mutable_session() = *plan.session;
+  if (continuation != nullptr && continuation->state.has_value()) *request.mutable_session() = *continuation->state;
   if (reservation != nullptr) {
     worker::v1::Handoff* const handoff = request.mutable_handoff();
     handoff->set_endpoint(reservation->endpoint());

@@ -15,6 +15,13 @@ uint64_t RandomUint64() {
   return value;
 }
 
+std::string RandomBytes(size_t count) {
+  std::string bytes(count, '\0');
+  // Up to 256 bytes come at once or not at all.
+  BATON_CHECK(count <= 256 && getrandom(&bytes[0], count, 0) == static_cast<ssize_t>(count));
+  return bytes;
+}
+
 std::string NewBootId() { return absl::StrCat(absl::Hex(RandomUint64(), absl::kZeroPad16)); }
 
 std::string NewRequestId() {

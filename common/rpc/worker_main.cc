@@ -153,8 +153,11 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   Log(Severity::kInfo, "draining").With("signal", signal).With("running", gate.inside());
   server.SetServing(false);
   load.SetDraining();
-  const bool drained = gate.Drain(absl::Seconds(flags.grace_seconds));
-  if (!drained) Log(Severity::kWarning, "grace_period_over").With("cancelled", gate.inside());
+  role->OnDraining();
+  if (!gate.Drain(absl::Seconds(flags.grace_seconds)) && !gate.Drain(role->OnGraceOver())) {
+    Log(Severity::kWarning, "grace_period_over").With("cancelled", gate.inside());
+  }
+  role->OnDrained();
   worker_service.EndWatches();
   server.Stop(kStopGrace);
   Log(Severity::kInfo, "stopped");

@@ -20,6 +20,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "common/model/model.h"
 #include "common/model/workspace.h"
 #include "common/observe/metrics.h"
@@ -70,6 +71,12 @@ class WorkerRole {
   virtual std::vector<grpc::Service*> services() = 0;
   // The server is bound to `address` (host:port) and about to accept requests.
   virtual void OnListening(const std::string& address) {}
+  // SIGTERM has come, and nothing new comes in any more; what runs has the grace period to end.
+  virtual void OnDraining() {}
+  // It is over, and some still run. Returns how long they get to end in good order.
+  virtual absl::Duration OnGraceOver() { return absl::ZeroDuration(); }
+  // Before the server stops: waits for what others have yet to fetch.
+  virtual void OnDrained() {}
   // Called after the last call has ended; also after a failed start. Stops the engine.
   virtual void Stop() = 0;
 };

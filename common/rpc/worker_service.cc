@@ -77,6 +77,7 @@ Load LoadReporter::Snapshot() const {
   load.set_queued_tokens(queued_tokens_.load(std::memory_order_relaxed));
   load.set_state_bytes_used(std::max<int64_t>(0, budget_->used() - reclaimable_.load(std::memory_order_relaxed)));
   load.set_state_bytes_total(budget_->total());
+  load.set_tokens_done(tokens_done());
   return load;
 }
 

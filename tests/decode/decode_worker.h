@@ -131,6 +131,7 @@ class DecodeWorker {
   DrainGate& gate() { return gate_; }
   LoadReporter& load() { return load_; }
   RpcServer& server() { return server_; }
+  DecodeService& service() { return service_; }
   // Value of a counter or gauge with this label, or the sum over all.
   double Metric(const std::string& name, const std::string& label_value = "") const;
 

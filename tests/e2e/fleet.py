@@ -24,7 +24,8 @@ MEMORY = "64MiB"
 
 class Fleet:
     def __init__(self, log_dir, models=(GEMMA,), prefill=1, decode=1, prefill_flags=(), decode_flags=(),
-                 decode_memory=MEMORY, gateway_flags=()):
+                 decode_memory=MEMORY, gateway_flags=(), place=lambda role, number: {}):
+        """`place`: where a worker runs, as Process takes it."""
         self.prefills = []
         self.decodes = []
         self.gateway = None
@@ -36,8 +37,8 @@ class Fleet:
                 flags = ["--model", str(directory), *WORKER_FLAGS]
                 prefill_all = [*flags, "--memory", MEMORY, *prefill_flags]
                 decode_all = [*flags, "--memory", str(decode_memory), *decode_flags]
-                self.prefills += [Process("prefill", prefill_all, log_dir) for _ in range(prefill)]
-                self.decodes += [Process("decode", decode_all, log_dir) for _ in range(decode)]
+                self.prefills += [Process("prefill", prefill_all, log_dir, **place("prefill", i)) for i in range(prefill)]
+                self.decodes += [Process("decode", decode_all, log_dir, **place("decode", i)) for i in range(decode)]
             for worker in self.workers():
                 worker.wait_ready()
             # Most prompts of the tests are short, and most tests are about handing over what they leave behind.

@@ -51,8 +51,11 @@ def parse_metrics(text):
 
 
 class Process:
-    def __init__(self, role, flags, log_dir):
+    def __init__(self, role, flags, log_dir, host="127.0.0.1", launcher=()):
+        """`launcher`: put before the command, such as ip netns exec NAME. `host`: to listen on, for metrics too."""
         self.role = role
+        self.host = host
+        self._launcher = list(launcher)
         self.flags = list(flags)
         self._log_dir = pathlib.Path(log_dir)
         self._starts = 0
@@ -63,10 +66,11 @@ class Process:
     def _start(self):
         self._starts += 1
         self.log_path = self._log_dir / f"{self.role}-{id(self):x}-{self._starts}.log"
-        listen = self.address or "127.0.0.1:0"
+        listen = self.address or f"{self.host}:0"
         program = BIN_DIR / f"baton-{self.role}"
         # The kernel kills the process when this one goes, however it goes.
-        command = ["setpriv", "--pdeathsig", "KILL", str(program), "--listen", listen, *self.flags]
+        command = [*self._launcher, "setpriv", "--pdeathsig", "KILL", str(program), "--listen", listen,
+                   "--metrics", f"{self.host}:0", *self.flags]
         with open(self.log_path, "wb") as log:
             self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log)
 
@@ -108,6 +112,13 @@ class Process:
 
     def terminate(self):
         self._popen.send_signal(signal.SIGTERM)
+
+    def stop(self):
+        """Hangs, as far as anyone can see, until go_on()."""
+        self._popen.send_signal(signal.SIGSTOP)
+
+    def go_on(self):
+        self._popen.send_signal(signal.SIGCONT)
 
     def wait_exit(self):
         try:

@@ -1,5 +1,6 @@
 // Generation when something goes wrong: cancellation at every stage, retries, full workers, workers that break the
-// protocol, slow readers, draining. Workers that go and come: worker_choice_test.cc.
+// protocol, slow readers, draining. Workers that go and come: worker_choice_test.cc. Going on after a worker was lost:
+// failover_test.cc.
 #include <atomic>
 #include <future>
 
@@ -156,28 +157,6 @@ TEST_F(FailureTest, AttemptsAreBounded) {
   EXPECT_THAT(std::string(status.message()), HasSubstr(decode_.address()));
   EXPECT_EQ(calls, 3);
   EXPECT_TRUE(Idle());
-}
-
-TEST_F(FailureTest, NothingIsRetriedAfterTheFirstToken) {
-  Running running = BeginDecoding(SimpleRequest());
-  running.decode->Finish(Unavailable());
-  const absl::Status status = running.client->Finish();
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_FALSE(running.client->finished.has_value());
-  EXPECT_TRUE(Idle());
-  EXPECT_EQ(decode_.untaken(), 0u);
-  EXPECT_EQ(prefill_.untaken(), 0u);
-}
-
-TEST_F(FailureTest, AHandoffThatFailsAfterTheFirstTokenEndsTheRequest) {
-  Running running = Begin(SimpleRequest());
-  running.prefill->Push(First(200));
-  ASSERT_TRUE(running.client->Next().has_value());
-  running.prefill->Finish(Unavailable("HANDOFF_FAILED"));
-  const absl::Status status = running.client->Finish();
-  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
-  EXPECT_EQ(ErrorReason(status), "HANDOFF_FAILED");
-  EXPECT_TRUE(running.decode->WaitUntilOver());
 }
 
 TEST_F(FailureTest, APrefillWorkerLostAfterTheHandoffIsNotMissed) {

@@ -1,0 +1,227 @@
+// What the workers of a generation's attempts say, and what follows from it.
+#include <utility>
+
+#include "common/rpc/status_mapping.h"
+#include "gateway/end_samples.h"
+#include "gateway/generation_session.h"
+
+namespace baton {
+namespace {
+
+using worker::v1::DecodeEvent;
+using worker::v1::DecodeRequest;
+using worker::v1::PrefillEvent;
+using worker::v1::PrefillRequest;
+
+// Chunks that may overtake the first token; a decode worker cannot be further ahead than that.
+constexpr size_t kMaxEarlyEvents = 4096;
+
+absl::Status EndedWithoutReason() { return absl::InternalError("a decode worker ended a stream without saying why"); }
+
+template <typename T>
+const T* PointerTo(const absl::optional<T>& value) {
+  return value.has_value() ? &*value : nullptr;
+}
+
+}  // namespace
+
+void GenerationSession::BeginAttempt(Branch& branch, Route route) {
+  branch.number = ++attempt_numbers_;
+  ++record_.attempts;
+  branch.attempt = Attempt();
+  branch.attempt.route = std::move(route);
+  branch.attempt.last_event = Clock::now();
+  if (branch.attempt.route.prefill) branch.attempt.prefill_endpoint = branch.attempt.route.prefill.endpoint();
+  const bool needs_decode = static_cast<bool>(branch.attempt.route.decode);
+  if (needs_decode) branch.attempt.decode_endpoint = branch.attempt.route.decode.endpoint();
+  if (!branch.resumed) prompt_scores_->BeginAttempt();
+  if (needs_decode) {
+    StartDecode(branch);
+  } else {
+    StartPrefill(branch, nullptr);
+  }
+  if (environment_.stall_timeout > Clock::duration::zero()) Watch(branch, Clock::now() + environment_.stall_timeout);
+}
+
+void GenerationSession::StartDecode(Branch& branch) {
+  const std::shared_ptr<WorkerConnection> connection = branch.attempt.route.decode.connection();
+  const std::shared_ptr<GenerationSession> self = shared_from_this();
+  const int number = branch.number;
+  const absl::optional<Continuation> continuation = ContinuationOf(branch);
+  branch.attempt.decode = DecodeCall::Start(
+      [&](grpc::ClientContext* context, const DecodeRequest* request, grpc::ClientReadReactor<DecodeEvent>* reactor) {
+        connection->decode->async()->Run(context, request, reactor);
+      },
+      MakeDecodeRequest(plan_, branch.attempt.route.prompt_place, PointerTo(continuation)), deadline_,
+      [self, number, at = &branch](DecodeEvent& event) {
+        self->InAttempt(at, number, [&] { self->OnDecodeEvent(*at, event); });
+      },
+      [self, number, at = &branch](const grpc::Status& status) {
+        self->InAttempt(at, number, [&] { self->OnDecodeEnd(*at, status); });
+      });
+}
+
+void GenerationSession::StartPrefill(Branch& branch, const worker::v1::Reservation* reservation) {
+  const std::shared_ptr<WorkerConnection> connection = branch.attempt.route.prefill.connection();
+  const std::shared_ptr<GenerationSession> self = shared_from_this();
+  const int number = branch.number;
+  const absl::optional<Continuation> continuation = ContinuationOf(branch);
+  branch.attempt.prefill = PrefillCall::Start(
+      [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
+        connection->prefill->async()->Run(context, to_send, reactor);
+      },
+      MakePrefillRequest(plan_, reservation, PointerTo(continuation)), deadline_,
+      [self, number, at = &branch](PrefillEvent& event) {
+        self->InAttempt(at, number, [&] { self->OnPrefillEvent(*at, event); });
+      },
+      [self, number, at = &branch](const grpc::Status& status) {
+        self->InAttempt(at, number, [&] { self->OnPrefillEnd(*at, status); });
+      });
+  branch.attempt.route.prefill.Confirm();
+}
+
+void GenerationSession::OnDecodeEvent(Branch& branch, DecodeEvent& event) {
+  branch.attempt.last_event = Clock::now();
+  if (event.has_reservation()) return OnReservation(branch, event.reservation());
+  if (!branch.attempt.reserved) return Fail(absl::InternalError("a decode worker sent events before its reservation"));
+  if (event.has_first_token()) {
+    if (!branch.attempt.local()) {
+      return Fail(absl::InternalError("a decode worker sent a first token that was not its own"));
+    }
+    if (!branch.resumed) cached_tokens_ = event.first_token().cached_tokens();
+    return OnFirstToken(branch, event.first_token());
+  }
+  if (event.has_leaving()) return HandleLeaving(branch, event.leaving());
+  if (branch.attempt.has_first) return HandleProgress(branch, event);
+  if (branch.attempt.early.size() >= kMaxEarlyEvents) {
+    return Fail(absl::InternalError("a decode worker went on without the prefill worker's first token"));
+  }
+  branch.attempt.early.push_back(std::move(event));
+}
+
+void GenerationSession::OnReservation(Branch& branch, const worker::v1::Reservation& reservation) {
+  if (branch.attempt.reserved) return Fail(absl::InternalError("a decode worker sent a second reservation"));
+  branch.attempt.reserved = true;
+  branch.attempt.reservation = reservation;
+  branch.attempt.route.decode.Confirm(reservation.bytes());
+  if (!branch.attempt.local()) StartPrefill(branch, &reservation);
+}
+
+void GenerationSession::HandleProgress(Branch& branch, const DecodeEvent& event) {
+  if (!event.has_progress()) return Fail(absl::InternalError("a decode worker sent an event of an unknown kind"));
+  if (!branch.attempt.handed_off) {
+    branch.attempt.handed_off = true;
+    environment_.router->Worked(Stage::kDecode, branch.attempt.decode_endpoint);
+    branch.Progressed();
+  }
+  std::vector<ChoiceEvent> events;
+  const absl::Status status = choices_->AddProgress(event.progress(), branch.choices, &events);
+  if (!status.ok()) return Fail(status);
+  if (!Relay(std::move(events))) return;
+  if (choices_->complete()) return Complete();
+  EndUnwantedSamples(branch);
+}
+
+void GenerationSession::HandleLeaving(Branch& branch, const worker::v1::Leaving& leaving) {
+  for (const worker::v1::LeftSample& left : leaving.samples()) {
+    // Of no use, and no harm: its state is computed.
+    if (left.key().id().size() != kSessionIdBytes || left.key().identity().size() != kIdentityBytes) continue;
+    branch.attempt.left[left.sample()] = left.key();
+  }
+}
+
+void GenerationSession::EndUnwantedSamples(Branch& branch) {
+  const std::vector<int32_t> samples = choices_->TakeUnwanted(branch.choices);
+  if (samples.empty()) return;
+  // Its one choice: the calls are wanted no more.
+  if (branch.resumed) return DropAttempt(branch);
+  EndSamples(branch.attempt.route.decode.connection(), branch.attempt.reservation, samples);
+}
+
+void GenerationSession::EndBranch(Branch& branch) {
+  std::vector<ChoiceEvent> events;
+  choices_->FinishEnded(branch.choices, &events);
+  if (!Relay(std::move(events))) return;
+  if (choices_->complete() || choices_->all_ended()) Complete();
+}
+
+void GenerationSession::OnDecodeEnd(Branch& branch, const grpc::Status& status) {
+  branch.attempt.decode.reset();
+  if (choices_->all_ended(branch.choices)) return EndBranch(branch);
+  const bool may_be_complete = !branch.attempt.has_first && status.ok() && !branch.attempt.early.empty() &&
+                               !branch.attempt.early.back().progress().done().empty();
+  if (may_be_complete) return;  // The first tokens are still on their way.
+  if (status.ok()) return Fail(EndedWithoutReason());
+  OnFailure(branch, Stage::kDecode, status);
+}
+
+void GenerationSession::OnPrefillEvent(Branch& branch, PrefillEvent& event) {
+  branch.attempt.last_event = Clock::now();
+  if (event.has_scores()) {
+    v1::GenerateEvent out;
+    const absl::Status status = prompt_scores_->Add(event.scores(), out.mutable_prompt_logprobs());
+    if (!status.ok()) return Fail(status);
+    if (!out.prompt_logprobs().tokens().empty()) Push(std::move(out));
+  } else if (event.has_first_token()) {
+    if (!branch.resumed) cached_tokens_ = event.first_token().cached_tokens();
+    OnFirstToken(branch, event.first_token());
+  } else if (event.has_done()) {
+    branch.attempt.prefill_done = true;
+    if (!branch.resumed) cached_tokens_ = event.done().cached_tokens();
+    if (choices_->all_ended(branch.choices) && !choices_->waits_for_session()) EndBranch(branch);
+  } else {
+    Fail(absl::InternalError("a prefill worker sent an event of an unknown kind"));
+  }
+}
+
+void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToken& first) {
+  if (branch.attempt.has_first) return Fail(absl::InternalError("a prefill worker sent a second first token"));
+  branch.attempt.has_first = true;
+  environment_.router->Worked(Stage::kPrefill, branch.attempt.prefill_endpoint);
+  std::vector<ChoiceEvent> events;
+  absl::Status status = choices_->AddFirst(first, branch.choices, &events);
+  if (status.ok() && !branch.resumed) status = prompt_scores_->CheckComplete();
+  if (!status.ok()) return Fail(status);
+  // Computed: no longer a load on this worker.
+  branch.attempt.route.prefill.Release();
+  if (!Relay(std::move(events))) return;
+  if (!branch.resumed) {
+    record_.time_to_first_token = record_.Elapsed();
+    plan_.model->metrics->time_to_first_token.Observe(record_.time_to_first_token);
+  }
+  if (choices_->all_ended(branch.choices)) {
+    // With the worker's own word for it, Done follows at once and completes the request.
+    if (!choices_->ended_by_worker(branch.choices) && !choices_->waits_for_session()) return EndBranch(branch);
+    if (!choices_->waits_for_session()) return;
+  }
+  if (choices_->complete()) return Complete();
+  if (branch.attempt.decode_endpoint.empty()) {
+    return Fail(absl::InternalError("a prefill worker did not end a request of one token"));
+  }
+  EndUnwantedSamples(branch);
+  const std::vector<DecodeEvent> early = std::move(branch.attempt.early);
+  branch.attempt.early.clear();
+  for (const DecodeEvent& event : early) {
+    HandleProgress(branch, event);
+    if (ended_) return;
+  }
+  if (branch.attempt.decode != nullptr) return;
+  choices_->all_ended(branch.choices) ? EndBranch(branch) : Fail(EndedWithoutReason());
+}
+
+void GenerationSession::OnPrefillEnd(Branch& branch, const grpc::Status& status) {
+  branch.attempt.prefill.reset();
+  if (choices_->all_ended(branch.choices)) {
+    // The answer is whole; what fails now is only that it is kept.
+    if (!status.ok() || !choices_->waits_for_session()) EndBranch(branch);
+    return;
+  }
+  if (!status.ok()) {
+    // Once the decode worker runs, the prefill worker has done its part.
+    if (!branch.attempt.handed_off) OnFailure(branch, Stage::kPrefill, status);
+    return;
+  }
+  if (!branch.attempt.has_first) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
+}
+
+}  // namespace baton

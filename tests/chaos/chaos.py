@@ -1,0 +1,340 @@
+"""A fleet of real processes under load, while its workers are killed, hung, drained, cut off, kept from each other and
+slowed down at random. Every stream that completes is compared with that of an undisturbed run: text, token ids, log
+probabilities, how it ended. In the end the survivors must hold not a byte for anyone.
+
+    BATON_BIN_DIR=build/bin PYTHONPATH=build/python python3 tests/chaos/chaos.py --seconds 180
+
+With root each worker is a host of its own (network.py); without, all are on loopback, and there are only kills, hangs and
+drains. One worker of each role may be disturbed at a time, so that there is always somewhere to go on: then no request
+may fail either. Exit code 0: nothing lost, repeated, changed, failed or leaked.
+"""
+import argparse
+import collections
+import os
+import pathlib
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+
+import grpc
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+# pylint: disable=wrong-import-position
+import network
+from baton.v1 import inference_pb2 as pb
+from fleet import Fleet
+from messages import chat, tokens
+from process import wait_until
+
+# What a token costs in real models; without it a tiny one is done before anything can happen to it.
+PREFILL_FLAGS = ["--chunk-tokens", "32", "--inject-step-delay-ms", "10"]
+DECODE_FLAGS = ["--inject-step-delay-ms", "15", "--grace", "5"]
+GATEWAY_FLAGS = ["--stall-timeout", "2"]
+DEADLINE_SECONDS = 120
+
+
+def requests(count, chance):
+    """So many different ones; each gives the same answer every time."""
+    made = []
+    for i in range(count):
+        sampling = pb.SamplingParams(temperature=chance.choice([0, 0.8, 1.2]), seed=chance.randrange(1 << 63))
+        if chance.random() < 0.4:
+            sampling.repetition_penalty = 1.3
+            sampling.frequency_penalty = 0.5
+        if chance.random() < 0.3:
+            sampling.top_k = 40
+        stopping = pb.StoppingParams(max_new_tokens=chance.randint(1, 160), ignore_eos=chance.random() < 0.7)
+        if chance.random() < 0.3:
+            stopping.stop.extend(["e t", "the", "ing "])
+        output = pb.OutputParams(logprobs=chance.random() < 0.5, prompt_logprobs=chance.random() < 0.15)
+        fields = dict(sampling=sampling, stopping=stopping, output=output, request_id=f"chaos-{i}")
+        if chance.random() < 0.2:
+            fields["n"] = chance.randint(2, 4)
+        if chance.random() < 0.3:
+            made.append(chat(chance.choice(["What is the capital of France?", "Tell me a story", "Count"]), **fields))
+        else:
+            prompt = [2] + [chance.randrange(300, 2000) for _ in range(chance.choice([3, 40, 200, 600]))]
+            made.append(tokens(prompt, **fields))
+    return made
+
+
+class Stream:
+    """What a client has read of one request."""
+
+    def __init__(self):
+        self.choices = collections.defaultdict(lambda: ["", [], []])
+        self.prompt = []
+        self.end = None
+        self.tokens = 0
+        self.longest_pause = 0.0
+        self.error = None
+        self.seconds = 0.0
+
+    def read(self, call):
+        start = last = time.monotonic()
+        try:
+            for event in call:
+                now = time.monotonic()
+                if self.tokens:
+                    self.longest_pause = max(self.longest_pause, now - last)
+                last = now
+                self._add(event)
+        except grpc.RpcError as error:
+            self.error = error
+        self.seconds = time.monotonic() - start
+        return self
+
+    def _add(self, event):
+        kind = event.WhichOneof("event")
+        if kind == "delta":
+            choice = self.choices[event.delta.choice]
+            choice[0] += event.delta.text
+            choice[1] += event.delta.token_ids
+            choice[2] += [logprob.SerializeToString(deterministic=True) for logprob in event.delta.logprobs]
+            self.tokens += len(event.delta.token_ids)
+        elif kind == "prompt_logprobs":
+            self.prompt += [score.SerializeToString(deterministic=True) for score in event.prompt_logprobs.tokens]
+        elif kind == "finished":
+            finished = event.finished
+            self.end = [(finished.reason, str(finished.match), finished.usage.prompt_tokens,
+                         finished.usage.completion_tokens)]
+            self.end += [(end.choice, end.seed, end.reason, str(end.match), end.usage.completion_tokens,
+                          end.cumulative_logprob) for end in finished.choices]
+
+    def signature(self):
+        return {index: tuple(map(tuple, choice)) for index, choice in self.choices.items()}, tuple(self.prompt), self.end
+
+
+def refused(stream):
+    """At once, and told to try again: at a moment when all workers of a role look unreachable."""
+    return stream.error is not None and not stream.tokens and "has no serving" in stream.error.details()
+
+
+class Load:
+    """Clients that ask all the time, and what they got."""
+
+    def __init__(self, fleet, made, expected, clients, seed):
+        self.outcomes = collections.Counter()
+        self.problems = []
+        self.tokens = 0
+        self.pauses = []
+        self.seconds = []
+        self._fleet, self._made, self._expected = fleet, made, expected
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(random.Random(f"{seed}/{i}"),))
+                         for i in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _ask(self, chance):
+        while not self._over.is_set():
+            index = chance.randrange(len(self._made))
+            call = self._fleet.stream(self._made[index], timeout=DEADLINE_SECONDS)
+            if chance.random() < 0.1:
+                time.sleep(chance.random())
+                call.cancel()
+            stream = Stream().read(call)
+            with self._lock:
+                self._note(index, stream)
+            if refused(stream):
+                time.sleep(1)
+
+    def _note(self, index, stream):
+        self.tokens += stream.tokens
+        if stream.error is None:
+            same = stream.signature() == self._expected[index]
+            self.outcomes["identical" if same else "DIFFERENT"] += 1
+            self.pauses.append(stream.longest_pause)
+            self.seconds.append(stream.seconds)
+            if not same:
+                self.problems.append(f"request {index}: another answer than undisturbed\n  {stream.signature()}\n"
+                                     f"  {self._expected[index]}")
+        elif stream.error.code() == grpc.StatusCode.CANCELLED:
+            self.outcomes["cancelled by the client"] += 1
+        elif refused(stream):
+            self.outcomes["refused, to try again"] += 1
+        else:
+            self.outcomes["FAILED"] += 1
+            self.problems.append(f"request {index} after {stream.tokens} tokens and {stream.seconds:.1f} s: "
+                                 f"{stream.error.code().name} {stream.error.details()}")
+
+    def end(self):
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Faults:
+    """Disturbs the workers of one role, one at a time."""
+
+    def __init__(self, fleet, hosts, role, chance):
+        self.counts = collections.Counter()
+        self.error = None
+        self._fleet, self._hosts, self._role, self._chance = fleet, hosts, role, chance
+        self._over = threading.Event()
+        self._quiet = threading.Event()
+        # A daemon, and not joined before the fleet has gone: processes die with the thread that started them.
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _workers(self):
+        return self._fleet.prefills if self._role == "prefill" else self._fleet.decodes
+
+    def _run(self):
+        kinds = [self._kill, self._hang, self._drain]
+        if self._hosts is not None:
+            kinds += [self._cut, self._separate, self._slow]
+        try:
+            while not self._over.wait(self._chance.uniform(0.3, 2)):
+                # Whoever was disturbed last is back: there is always one to go on with.
+                wait_until(lambda: self._fleet.serving(self._role) == len(self._workers()), f"all {self._role} serve",
+                           timeout=60)
+                number = self._chance.randrange(len(self._workers()))
+                kind = self._chance.choice(kinds)
+                kind(number)
+                self.counts[kind.__name__[1:]] += 1
+        except Exception as error:  # pylint: disable=broad-except
+            self.error = error
+        self._quiet.set()
+        threading.Event().wait()
+
+    def _kill(self, number):
+        worker = self._workers()[number]
+        worker.kill()
+        time.sleep(self._chance.uniform(0, 2))
+        worker.restart()
+
+    def _hang(self, number):
+        worker = self._workers()[number]
+        worker.stop()
+        try:
+            time.sleep(self._chance.uniform(0.5, 7))
+        finally:
+            worker.go_on()
+
+    def _drain(self, number):
+        worker = self._workers()[number]
+        worker.terminate()
+        worker.restart()
+
+    def _while_disturbed(self, host, seconds):
+        try:
+            time.sleep(seconds)
+        finally:
+            self._hosts.heal(host)
+
+    def _cut(self, number):
+        host = f"{self._role[0]}{number}"
+        self._hosts.cut(host)
+        self._while_disturbed(host, self._chance.uniform(0.5, 7))
+
+    def _separate(self, number):
+        host = f"{self._role[0]}{number}"
+        other = f"{'d' if self._role == 'prefill' else 'p'}{self._chance.randrange(2)}"
+        self._hosts.separate(host, other)
+        try:
+            time.sleep(self._chance.uniform(0.5, 7))
+        finally:
+            self._hosts.join(host, other)
+
+    def _slow(self, number):
+        host = f"{self._role[0]}{number}"
+        self._hosts.slow(host)
+        self._while_disturbed(host, self._chance.uniform(1, 7))
+
+    def end(self):
+        """No more faults from now on."""
+        self._over.set()
+        self._quiet.wait()
+
+
+def series(gateway, name):
+    return {" ".join(f"{key}={value}" for key, value in labels if key not in ("model", "role")): int(number)
+            for (sample, labels), number in gateway.metrics().items() if sample == name and number > 0}
+
+
+def percentile(values, share):
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0
+
+
+def play(fleet, hosts, options):
+    chance = random.Random(options.seed)
+    made = requests(options.requests, chance)
+    expected = [Stream().read(fleet.stream(request)) for request in made]
+    for stream in expected:
+        if stream.error is not None:
+            raise stream.error
+    expected = [stream.signature() for stream in expected]
+    fleet.wait_idle()
+
+    load = Load(fleet, made, expected, options.clients, options.seed)
+    faults = [Faults(fleet, hosts, role, random.Random(f"{options.seed}/{role}")) for role in ("prefill", "decode")]
+    time.sleep(options.seconds)
+    for injector in faults:
+        injector.end()
+    load.end()
+    problems = load.problems + [repr(injector.error) for injector in faults if injector.error]
+    try:
+        for role in ("prefill", "decode"):
+            wait_until(lambda role=role: fleet.serving(role) == 2, f"both {role} workers serve again", timeout=60)
+        fleet.wait_idle(60)
+    except AssertionError as error:
+        problems.append(str(error))
+    report(fleet, hosts, options, load, faults, problems)
+    return not problems
+
+
+def report(fleet, hosts, options, load, faults, problems):
+    print(f"chaos: {options.seconds} s, seed {options.seed}, {options.clients} clients, "
+          f"{'each worker in a network namespace of its own' if hosts else 'all on loopback'}")
+    for injector, role in zip(faults, ("prefill", "decode")):
+        print(f"  faults at {role} workers: {sum(injector.counts.values())} {dict(injector.counts)}")
+    print(f"  requests: {sum(load.outcomes.values())} {dict(load.outcomes)}, {load.tokens} tokens")
+    print(f"  retries before the first token: {series(fleet.gateway, 'baton_retries_total')}")
+    print(f"  resumed after it: {series(fleet.gateway, 'baton_resumes_total')}")
+    print(f"  longest pause within a stream: p50 {percentile(load.pauses, 0.5):.2f} s, "
+          f"p99 {percentile(load.pauses, 0.99):.2f} s, max {max(load.pauses, default=0):.2f} s")
+    print(f"  whole request: p50 {percentile(load.seconds, 0.5):.2f} s, p99 {percentile(load.seconds, 0.99):.2f} s")
+    print("  state memory held in the end: " + ("see below" if problems else "none"))
+    for problem in problems[:20]:
+        print(f"PROBLEM {problem}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=180)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clients", type=int, default=6)
+    parser.add_argument("--requests", type=int, default=24, help="different ones")
+    parser.add_argument("--loopback", action="store_true", help="no network namespaces")
+    parser.add_argument("--logs", help="keep the processes' logs in this directory")
+    options = parser.parse_args()
+    directory = options.logs or tempfile.mkdtemp(prefix="baton-chaos-")
+    os.makedirs(directory, exist_ok=True)
+    hosts = None
+    fleet = None
+    try:
+        if not options.loopback and network.available():
+            hosts = network.Network(["p0", "p1", "d0", "d1"])
+        place = (lambda role, number: hosts.place(f"{role[0]}{number}")) if hosts else (lambda role, number: {})
+        prefill_flags = PREFILL_FLAGS + (["--handoff-transport", "grpc"] if hosts else [])
+        fleet = Fleet(directory, prefill=2, decode=2, prefill_flags=prefill_flags, decode_flags=DECODE_FLAGS,
+                      gateway_flags=GATEWAY_FLAGS, place=place)
+        good = play(fleet, hosts, options)
+        if not good:
+            print(fleet.logs(), file=sys.stderr)
+        return 0 if good else 1
+    finally:
+        if fleet is not None:
+            fleet.close()
+        if hosts is not None:
+            hosts.close()
+        if not options.logs:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
