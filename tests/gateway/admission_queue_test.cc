@@ -235,5 +235,57 @@ TEST_F(AdmissionQueueTest, ARouterRefusalEndsTheWait) {
   EXPECT_EQ(queue_->waiting(), 0);
 }
 
+// --- Requests that have run and lost their workers.
+
+TEST_F(AdmissionQueueTest, ResumingNeedsNoSlotAndKeepsItsAvoidance) {
+  Make(1, 0);
+  router_.OnWorker(PrefillSnapshot("p:2", 1000));
+  auto running = MakeRequest();
+  const Route first = Run(*running);
+  EXPECT_EQ(first.prefill.endpoint(), "p:1");
+  auto resumed = MakeRequest();
+  const auto route = queue_->Resume(resumed->ticket, {"p:1"}, Clock::now() + kPatience);
+  ASSERT_TRUE(route.ok() && route->has_value());
+  EXPECT_EQ((*route)->prefill.endpoint(), "p:2");
+  EXPECT_EQ(queue_->running(), 1);
+  queue_->Leave(resumed->ticket);
+  EXPECT_EQ(queue_->running(), 1);
+  queue_->Leave(running->ticket);
+  EXPECT_EQ(queue_->running(), 0);
+}
+
+TEST_F(AdmissionQueueTest, ResumedOnesGoBeforeThoseThatHaveNotRun) {
+  Make(8, 8);
+  router_.OnWorker(DecodeSnapshot("d:1", 10000, 10000));
+  auto urgent = MakeRequest(100, 20);
+  auto resumed = MakeRequest(-100, 20);
+  ASSERT_FALSE(queue_->Enter(urgent->ticket)->has_value());
+  ASSERT_FALSE(queue_->Resume(resumed->ticket, {}, Clock::now() + kPatience)->has_value());
+  // Room for one of them.
+  router_.OnWorker(DecodeSnapshot("d:1", 10000 - 1500, 10000, 'f', 2));
+  ASSERT_TRUE(resumed->WaitedFor());
+  // Held: else the other one had room too.
+  const absl::StatusOr<Route> route = resumed->later.get();
+  EXPECT_TRUE(route.ok()) << route.status();
+  EXPECT_FALSE(urgent->Decided());
+  queue_->Leave(urgent->ticket);
+}
+
+TEST_F(AdmissionQueueTest, ResumingWaitsForWorkersToComeUpToItsDeadline) {
+  Make(8, 8);
+  auto patient = MakeRequest(0, 20);
+  auto hasty = MakeRequest(0, 20);
+  ASSERT_FALSE(queue_->Resume(patient->ticket, {}, Clock::now() + kPatience)->has_value());
+  ASSERT_FALSE(queue_->Resume(hasty->ticket, {}, Clock::now() + std::chrono::milliseconds(20))->has_value());
+  ASSERT_TRUE(hasty->WaitedFor());
+  const absl::Status status = hasty->later.get().status();
+  EXPECT_EQ(ErrorReason(status), "NO_WORKERS") << status;
+  EXPECT_FALSE(patient->Decided());
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 10000));
+  ASSERT_TRUE(patient->WaitedFor());
+  EXPECT_TRUE(patient->later.get().ok());
+  EXPECT_EQ(queue_->waiting(), 0);
+}
+
 }  // namespace
 }  // namespace baton

@@ -451,5 +451,54 @@ TEST_F(LocalRouterTest, ASessionIsGoneOnWithWhereItIs) {
   EXPECT_EQ(endpoint_, "d:2");
 }
 
+// --- Circuit breakers.
+
+TEST_F(RouterTest, AWorkerThatKeepsFailingIsPausedUntilItStartsAnew) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(PrefillSnapshot("p:2", 100000));
+  for (int i = 0; i < 4; ++i) EXPECT_FALSE(router_.Failed(Stage::kPrefill, "p:1"));
+  EXPECT_TRUE(router_.Failed(Stage::kPrefill, "p:1"));
+  // Reports make good for one failure, not for so many in a row.
+  router_.OnWorker(PrefillSnapshot("p:1", 0, 'f', 2));
+  EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:2");
+  WorkerSnapshot restarted = PrefillSnapshot("p:1", 0, 'f', 3);
+  auto info = std::make_shared<worker::v1::WorkerInfo>(*restarted.info);
+  info->set_boot_id("another");
+  restarted.info = info;
+  router_.OnWorker(restarted);
+  EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:1");
+}
+
+TEST_F(RouterTest, OneSuccessMakesGoodForFailures) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  for (int round = 0; round < 3; ++round) {
+    for (int i = 0; i < 4; ++i) EXPECT_FALSE(router_.Failed(Stage::kPrefill, "p:1"));
+    router_.Worked(Stage::kPrefill, "p:1");
+  }
+  EXPECT_TRUE(router_.Place(For(10, 0)).ok());
+}
+
+TEST_F(RouterTest, OfAvoidedWorkersTheLessBlamedIsTaken) {
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(PrefillSnapshot("p:2", 100000));
+  EXPECT_EQ(router_.Place(For(10, 0), {"p:1", "p:1", "p:2"})->prefill.endpoint(), "p:2");
+}
+
+TEST_F(RouterTest, KnowsWhenAWorkerLastGotAnywhere) {
+  const Clock::time_point start = Clock::now();
+  WorkerSnapshot snapshot = PrefillSnapshot("p:1", 0);
+  snapshot.load.set_tokens_done(7);
+  router_.OnWorker(snapshot);
+  const WorkerPulse first = router_.Pulse(Stage::kPrefill, "p:1");
+  EXPECT_GE(first.heard, start);
+  EXPECT_GE(first.progressed, start);
+  ++snapshot.load_reports;
+  router_.OnWorker(snapshot);
+  const WorkerPulse second = router_.Pulse(Stage::kPrefill, "p:1");
+  EXPECT_GE(second.heard, first.heard);
+  EXPECT_EQ(second.progressed, first.progressed);
+  EXPECT_EQ(router_.Pulse(Stage::kPrefill, "p:9").heard, Clock::time_point::max());
+}
+
 }  // namespace
 }  // namespace baton
