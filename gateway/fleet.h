@@ -50,9 +50,9 @@ inline const char* WorkerStateName(WorkerState state) {
 
 // The channel to one worker and the stubs on it; shared by all calls to it, whatever becomes of the worker meanwhile.
 struct WorkerConnection {
-  explicit WorkerConnection(std::string target)
+  explicit WorkerConnection(std::string target, const ChannelOptions& options = {})
       : endpoint(std::move(target)),
-        channel(NewChannel(endpoint)),
+        channel(NewChannel(endpoint, options)),
         worker(worker::v1::Worker::NewStub(channel)),
         prefill(worker::v1::Prefill::NewStub(channel)),
         decode(worker::v1::Decode::NewStub(channel)) {}

@@ -56,7 +56,7 @@ absl::Status CheckWorkerInfo(const WorkerInfo& info, Stage stage) {
 WorkerLink::WorkerLink(std::string endpoint, Stage stage, TokenizerCache* tokenizers, Publish publish,
                        const WorkerLinkOptions& options)
     : tokenizers_(tokenizers), publish_(std::move(publish)), options_(options) {
-  snapshot_.connection = std::make_shared<WorkerConnection>(endpoint);
+  snapshot_.connection = std::make_shared<WorkerConnection>(endpoint, options.channel);
   snapshot_.endpoint = std::move(endpoint);
   snapshot_.stage = stage;
   thread_ = std::thread([this] { Loop(); });

@@ -25,6 +25,8 @@
 namespace baton {
 
 struct WorkerLinkOptions {
+  // How the worker is connected to.
+  ChannelOptions channel;
   // Pauses between attempts: doubled from the first to the largest.
   Clock::duration first_pause = std::chrono::milliseconds(100);
   Clock::duration largest_pause = std::chrono::seconds(1);

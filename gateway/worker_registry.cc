@@ -72,7 +72,8 @@ void WorkerRegistry::ResolveLoop() {
 }
 
 void WorkerRegistry::ResolveAll() {
-  std::set<Key> listed;
+  // With the host that each was listed by, which is what its certificate is for.
+  std::map<Key, std::string> listed;
   // Without an answer for every name of a stage, nothing of that stage can be called gone.
   std::set<Stage> incomplete;
   const auto resolve = [&](Stage stage, const std::vector<std::string>& targets) {
@@ -89,17 +90,19 @@ void WorkerRegistry::ResolveAll() {
         continue;
       }
       unresolved_.erase(key);
-      for (const std::string& address : *addresses) listed.emplace(stage, address);
+      const std::string host = target.substr(0, target.rfind(':'));
+      for (const std::string& address : *addresses) listed.emplace(Key(stage, address), host);
     }
   };
   resolve(Stage::kPrefill, options_.prefill);
   resolve(Stage::kDecode, options_.decode);
 
-  for (const Key& key : listed) {
+  for (const auto& [key, host] : listed) {
     if (links_.count(key) > 0) continue;
+    WorkerLinkOptions link = options_.link;
+    if (link.channel.server_name.empty()) link.channel.server_name = host;
     links_[key] = std::make_unique<WorkerLink>(
-        key.second, key.first, &tokenizers_, [this](const WorkerSnapshot& snapshot) { OnLink(snapshot); },
-        options_.link);
+        key.second, key.first, &tokenizers_, [this](const WorkerSnapshot& snapshot) { OnLink(snapshot); }, link);
   }
   for (auto entry = links_.begin(); entry != links_.end();) {
     const Key key = entry->first;

@@ -6,11 +6,13 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include <grpcpp/channel.h>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
+#include "common/rpc/channel.h"
 #include "prefill/handoff_credit.h"
 #include "prefill/handoff_memory.h"
 
@@ -32,7 +34,8 @@ struct DecodePeer {
 
 class DecodePeers {
  public:
-  explicit DecodePeers(int64_t credit_bytes) : credit_bytes_(credit_bytes) {}
+  explicit DecodePeers(int64_t credit_bytes, ChannelOptions channel = {})
+      : credit_bytes_(credit_bytes), channel_(std::move(channel)) {}
 
   // `endpoint`: host:port. Also drops peers that no handoff was begun to for a while.
   std::shared_ptr<DecodePeer> Get(const std::string& endpoint, absl::Time now);
@@ -49,6 +52,7 @@ class DecodePeers {
     absl::Time last_used;
   };
   const int64_t credit_bytes_;
+  const ChannelOptions channel_;
   absl::flat_hash_map<std::string, Entry> peers_;
 };
 

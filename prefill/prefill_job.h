@@ -56,13 +56,16 @@ struct HandoffOptions {
   KvEncoding encoding = KvEncoding::kExact;
   // State on its way to one decode worker, of all handoffs to it together.
   int64_t credit_bytes = int64_t{32} << 20;
+  // How decode workers are connected to.
+  ChannelOptions channel;
   // Fault injection: wait this long before each write.
   absl::Duration delay;
 };
 
 // What all jobs of an engine use.
 struct PrefillJobContext {
-  explicit PrefillJobContext(const HandoffOptions& options) : handoff(options), peers(options.credit_bytes) {}
+  explicit PrefillJobContext(const HandoffOptions& options)
+      : handoff(options), peers(options.credit_bytes, options.channel) {}
 
   const HandoffOptions handoff;
   Model* model = nullptr;

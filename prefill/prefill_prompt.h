@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/worker_request.h"
 #include "common/state/state_layout.h"
 
@@ -40,6 +41,8 @@ struct PrefillLimits {
   const StateLayout* layout = nullptr;
   // The whole memory budget.
   int64_t state_bytes = 0;
+  // How decode workers that keep sessions are connected to.
+  ChannelOptions channel;
 };
 
 //   as CheckRequest, and INVALID_ARGUMENT also for a missing or malformed handoff, for score_only without score_from,

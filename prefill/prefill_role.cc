@@ -68,6 +68,7 @@ absl::Status PrefillRole::Start(const WorkerContext& context) {
   options.prefix_cache.snapshot_blocks = prefix_snapshot_blocks_;
   options.step_delay = absl::Milliseconds(context.flags.inject_step_delay_ms);
   handoff_.delay = absl::Milliseconds(inject_handoff_delay_ms_);
+  handoff_.channel = context.channel;
   options.handoff = handoff_;
   engine_ = std::make_unique<PrefillEngine>(options, context.model, context.budget, metrics_.get(), context.load);
 
@@ -75,6 +76,7 @@ absl::Status PrefillRole::Start(const WorkerContext& context) {
   limits.request = {context.model->fingerprint(), context.model->config().vocab_size, context.max_tokens};
   limits.layout = engine_->layout().get();
   limits.state_bytes = context.budget->total();
+  limits.channel = context.channel;
   service_ = std::make_unique<PrefillService>(limits, engine_.get(), metrics_.get(), context.gate);
   engine_->Start();
   return absl::OkStatus();

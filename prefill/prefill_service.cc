@@ -78,7 +78,7 @@ std::shared_ptr<grpc::Channel> PrefillService::Channel(const std::string& endpoi
   absl::MutexLock lock(&mutex_);
   if (channels_.size() >= kMaxChannels) channels_.clear();
   std::shared_ptr<grpc::Channel>& channel = channels_[endpoint];
-  if (channel == nullptr) channel = NewChannel(endpoint);
+  if (channel == nullptr) channel = NewChannel(endpoint, limits_.channel);
   return channel;
 }
 

@@ -5,10 +5,15 @@
 #include <string>
 
 #include <grpcpp/channel.h>
+#include <grpcpp/security/credentials.h>
 
 namespace baton {
 
 struct ChannelOptions {
+  // Null: plain text. TlsCredentials::Secure sets both.
+  std::shared_ptr<grpc::ChannelCredentials> credentials;
+  // What the server's certificate has to be for. Empty: the target's host.
+  std::string server_name;
   int max_receive_bytes = 64 << 20;
   // A peer that vanished without closing the connection is noticed after about keepalive_ms + keepalive_timeout_ms.
   int keepalive_ms = 10000;

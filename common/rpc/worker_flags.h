@@ -25,6 +25,7 @@
 #include "common/model/model.h"
 #include "common/rpc/engine_flags.h"
 #include "common/rpc/log_flags.h"
+#include "common/rpc/tls.h"
 
 namespace baton {
 
@@ -44,6 +45,7 @@ struct WorkerFlags {
   int64_t max_tokens = 0;
   double grace_seconds = 30;
   LogFlags log;
+  TlsFlags tls;
   // Fault injection for tests.
   int inject_step_delay_ms = 0;
 };

@@ -26,6 +26,8 @@ namespace {
 
 // A message is at most one piece of state; pieces of wide layers are a few MiB.
 constexpr int kMaxReceiveBytes = 64 << 20;
+// A gateway has one connection for all its requests.
+constexpr int kMaxStreamsPerConnection = 1 << 16;
 // Code, libraries, stacks, gRPC's buffers, the tokenizer.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 // For calls that outlive the grace period to see their cancellation.
@@ -83,8 +85,12 @@ void LogBlasCore(const BlasCoreChoice& choice) {
 
 absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, WorkerRole* role) {
   if (!flags.cpus.empty()) BATON_RETURN_IF_ERROR(PinProcess(flags.cpus));
+  Metrics metrics(role_name);
+  BATON_ASSIGN_OR_RETURN(const std::shared_ptr<TlsCredentials> tls, TlsCredentials::Create(flags.tls));
+  TlsMetrics tls_metrics(tls.get(), &metrics);
   WorkerContext context;
   context.flags = flags;
+  context.channel = tls->Secure(ChannelOptions());
   context.boot_id = NewBootId();
   BATON_ASSIGN_OR_RETURN(context.model_name, ServedModelName(flags));
   BATON_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
@@ -96,7 +102,6 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   context.max_tokens = ServedMaxTokens(flags, model->config());
 
   MemoryBudget budget(StateMemoryBytes(flags));
-  Metrics metrics(role_name);
   LoadReporter load(&budget);
   DrainGate gate;
   context.budget = &budget;
@@ -128,6 +133,8 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   RpcServerOptions server_options;
   server_options.listen = flags.listen;
   server_options.max_receive_bytes = kMaxReceiveBytes;
+  server_options.credentials = tls->server();
+  server_options.limits.max_streams_per_connection = kMaxStreamsPerConnection;
   RpcServer server(server_options);
   server.AddService(&worker_service, worker::v1::Worker::service_full_name());
   const bool is_prefill = role->role() == worker::v1::WorkerInfo::PREFILL;

@@ -24,6 +24,7 @@
 #include "common/model/model.h"
 #include "common/model/workspace.h"
 #include "common/observe/metrics.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/drain_gate.h"
 #include "common/rpc/worker_flags.h"
 #include "common/rpc/worker_service.h"
@@ -43,6 +44,8 @@ struct WorkerContext {
   Metrics* metrics = nullptr;
   // The role's engine keeps it up to date.
   LoadReporter* load = nullptr;
+  // For connections to other workers.
+  ChannelOptions channel;
   // Entered by every request that must finish before the process may end. Closed when draining begins.
   DrainGate* gate = nullptr;
 };

@@ -1,0 +1,62 @@
+// The listening sockets of a server: takes connections and hands them to gRPC.
+//
+// gRPC 1.51 can listen by itself, but gives a listening socket up for good when accept fails, as it does when the
+// process has no file descriptor left: whoever opens connections enough makes such a server deaf until it is restarted.
+// This one waits until there are descriptors again. It also knows how many connections are enough.
+//
+//   Listener listener;
+//   BATON_RETURN_IF_ERROR(listener.Bind("0.0.0.0:7000"));
+//   auto acceptor = builder.experimental().AddExternalConnectionAcceptor(FROM_FD, credentials);
+//   server = builder.BuildAndStart();
+//   listener.Start(std::move(acceptor), max_connections);
+//   ...
+//   listener.Stop();                    // before the server: refuses new connections, leaves running ones alone
+#pragma once
+
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include <grpcpp/server_builder.h>
+
+#include "absl/status/status.h"
+#include "common/base/file_descriptor.h"
+
+namespace baton {
+
+class Listener {
+ public:
+  using Acceptor = std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor>;
+
+  Listener() = default;
+  ~Listener() { Stop(); }
+  Listener(const Listener&) = delete;
+
+  // `address`: host:port, on all addresses of the host; port 0 picks a free one. UNAVAILABLE with what to do.
+  absl::Status Bind(const std::string& address);
+  int port() const { return port_; }
+  // `max_connections`: further ones are closed at once. What counts is the process's open files of all kinds, which are
+  // few beside a server's connections.
+  void Start(Acceptor acceptor, int max_connections);
+  void Stop();
+
+ private:
+  void Loop();
+  // Takes what waits at a socket. False: there are no descriptors left.
+  bool AcceptAll(int socket);
+  void HandOver(int socket, int connection);
+
+  std::vector<FileDescriptor> sockets_;
+  int port_ = 0;
+  Acceptor acceptor_;
+  int max_connections_ = 0;
+  // Written to when the thread has to end.
+  FileDescriptor stop_event_;
+  std::thread thread_;
+};
+
+// So many that the process has files left for other things; raises its limit to what the system allows.
+int MostConnections();
+
+}  // namespace baton
