@@ -1,12 +1,29 @@
 #include "gateway/fleet_service.h"
 
+#include "absl/strings/str_cat.h"
 #include "common/base/version.h"
+#include "common/rpc/status_mapping.h"
 
 namespace baton {
+namespace {
+
+absl::Status OperatorsOnly(const std::string& client) {
+  return WithReason(absl::PermissionDeniedError(absl::StrCat("the fleet is for operators: the API key of ", client,
+                                                             " has no operator=yes in its line")),
+                    "OPERATORS_ONLY");
+}
+
+}  // namespace
 
 grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* context,
                                                   const v1::GetStatusRequest* request,
                                                   v1::GetStatusResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::StatusOr<Caller> caller = authenticator_->Authenticate(context->client_metadata(), context->peer());
+  if (!caller.ok() || (caller->client != nullptr && !caller->client->limits()->is_operator)) {
+    reactor->Finish(ToGrpcStatus(caller.ok() ? OperatorsOnly(caller->client->name()) : caller.status()));
+    return reactor;
+  }
   const Clock::time_point now = Clock::now();
   response->set_gateway_version(kVersion);
   response->set_uptime_seconds(SecondsBetween(started_, now));
@@ -33,7 +50,6 @@ grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* c
     if (snapshot.prefixes != nullptr) status->set_cached_prefixes(static_cast<int64_t>(snapshot.prefixes->size()));
     status->set_uptime_seconds(snapshot.info->uptime_seconds() + SecondsBetween(snapshot.info_time, now));
   }
-  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }

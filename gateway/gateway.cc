@@ -1,5 +1,7 @@
 #include "gateway/gateway.h"
 
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 
@@ -12,13 +14,14 @@ constexpr absl::Duration kStopGrace = absl::Milliseconds(500);
 }  // namespace
 
 Gateway::Gateway(const GatewayOptions& options)
-    : options_(options),
+    : options_(Secured(options)),
       router_(options.local_prefill_tokens, options.breaker),
       queue_(options.admission, &router_, &timers_),
-      registry_(options.workers),
+      registry_(options_.workers),
       inference_(MakeContext(options, this)),
-      fleet_(&registry_, &queue_),
-      server_(options.server) {
+      fleet_(&registry_, &queue_, &authenticator_),
+      server_(options_.server) {
+  if (options_.tls != nullptr) tls_metrics_ = std::make_unique<TlsMetrics>(options_.tls.get(), &metrics_);
   router_.SetCapacityListener([this] { queue_.Wake(); });
   // The router last: when it tells waiting requests of a worker, the catalogue knows it already.
   registry_.AddObserver(&catalog_);
@@ -34,8 +37,16 @@ Gateway::~Gateway() {
   timers_.Stop();
 }
 
+GatewayOptions Gateway::Secured(GatewayOptions options) {
+  if (options.tls == nullptr) return options;
+  options.server.credentials = options.tls->server();
+  options.workers.link.channel = options.tls->Secure(std::move(options.workers.link.channel));
+  return options;
+}
+
 InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* gateway) {
   InferenceContext context;
+  context.authenticator = &gateway->authenticator_;
   context.catalog = &gateway->catalog_;
   context.metrics = &gateway->gateway_metrics_;
   context.gate = &gateway->gate_;
@@ -51,6 +62,7 @@ InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* ga
 }
 
 absl::Status Gateway::Start() {
+  if (!options_.api_keys.empty()) BATON_RETURN_IF_ERROR(authenticator_.UseKeys(options_.api_keys));
   if (options_.metrics != "off") BATON_RETURN_IF_ERROR(metrics_server_.Start(options_.metrics));
   BATON_RETURN_IF_ERROR(server_.Start());
   registry_.Start();

@@ -17,7 +17,9 @@
 #include "common/observe/metrics.h"
 #include "common/rpc/drain_gate.h"
 #include "common/rpc/server.h"
+#include "common/rpc/tls.h"
 #include "gateway/admission_queue.h"
+#include "gateway/authenticator.h"
 #include "gateway/fleet_service.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/inference_service.h"
@@ -31,6 +33,10 @@ namespace baton {
 
 struct GatewayOptions {
   RpcServerOptions server;
+  // Of the public port and of connections to workers. Null: plain text.
+  std::shared_ptr<TlsCredentials> tls;
+  // File of API keys; empty: everybody may call.
+  std::string api_keys;
   // "off": none.
   std::string metrics = "127.0.0.1:0";
   AdmissionOptions admission;
@@ -52,7 +58,7 @@ class Gateway {
   ~Gateway();
   Gateway(const Gateway&) = delete;
 
-  // UNAVAILABLE when an address cannot be bound.
+  // UNAVAILABLE when an address cannot be bound, INVALID_ARGUMENT and others when the file of keys cannot be used.
   absl::Status Start();
   // Returns with all calls ended and the server stopped. False: the grace period was not enough for some.
   bool Drain(absl::Duration grace);
@@ -65,10 +71,15 @@ class Gateway {
  private:
   static InferenceContext MakeContext(const GatewayOptions& options, Gateway* gateway);
 
+  // With the credentials where they are used.
+  static GatewayOptions Secured(GatewayOptions options);
+
   const GatewayOptions options_;
   Metrics metrics_{"gateway"};
+  std::unique_ptr<TlsMetrics> tls_metrics_;
   MetricsServer metrics_server_{&metrics_};
   GatewayMetrics gateway_metrics_{&metrics_};
+  Authenticator authenticator_{&metrics_};
   DrainGate gate_;
   // Stopped before what its callbacks use is destroyed.
   Timers timers_;

@@ -1,5 +1,7 @@
 #include "gateway/gateway_metrics.h"
 
+#include <iterator>
+
 #include "absl/strings/ascii.h"
 
 namespace baton {
@@ -11,9 +13,10 @@ const char* MethodName(Method method) {
 }
 
 const char* OutcomeName(Outcome outcome) {
-  static constexpr const char* kNames[] = {"stop",        "length",   "cancelled", "time_limit",
-                                           "ok",          "invalid",  "not_found", "overloaded",
-                                           "unavailable", "deadline", "data_loss", "internal"};
+  static constexpr const char* kNames[] = {"stop",        "length",    "cancelled",       "time_limit", "ok",
+                                           "invalid",     "not_found", "unauthenticated", "denied",     "overloaded",
+                                           "unavailable", "deadline",  "data_loss",       "internal"};
+  static_assert(std::size(kNames) == static_cast<size_t>(Outcome::kCount));
   return kNames[static_cast<size_t>(outcome)];
 }
 
@@ -27,6 +30,10 @@ Outcome OutcomeOf(const absl::Status& status) {
       return Outcome::kInvalid;
     case absl::StatusCode::kNotFound:
       return Outcome::kNotFound;
+    case absl::StatusCode::kUnauthenticated:
+      return Outcome::kUnauthenticated;
+    case absl::StatusCode::kPermissionDenied:
+      return Outcome::kDenied;
     case absl::StatusCode::kResourceExhausted:
       return Outcome::kOverloaded;
     case absl::StatusCode::kUnavailable:
@@ -93,6 +100,25 @@ void ModelMetrics::CountRequest(Method method, Outcome outcome, double seconds) 
                                         {{"model", model_}, {"method", MethodName(method)}});
   }
   histogram.load()->Observe(seconds);
+}
+
+ClientMetrics::ClientMetrics(Metrics* metrics, const std::string& client)
+    : metrics_(metrics),
+      client_(client),
+      prompt_tokens_(metrics->AddCounter("baton_client_tokens_total", "Tokens by the client they were for.",
+                                         {{"client", client}, {"kind", "prompt"}})),
+      output_tokens_(metrics->AddCounter("baton_client_tokens_total", "Tokens by the client they were for.",
+                                         {{"client", client}, {"kind", "output"}})) {}
+
+void ClientMetrics::CountRequest(Outcome outcome, int64_t prompt_tokens, int64_t output_tokens) {
+  std::atomic<prometheus::Counter*>& counter = requests_[static_cast<size_t>(outcome)];
+  if (counter.load() == nullptr) {
+    counter = &metrics_->AddCounter("baton_client_requests_total", "Finished requests by the client that sent them.",
+                                    {{"client", client_}, {"outcome", OutcomeName(outcome)}});
+  }
+  counter.load()->Increment();
+  prompt_tokens_.Increment(static_cast<double>(prompt_tokens));
+  output_tokens_.Increment(static_cast<double>(output_tokens));
 }
 
 GatewayMetrics::GatewayMetrics(Metrics* metrics) : metrics_(metrics), unknown_(ForModel(kUnknownModel)) {}

@@ -29,6 +29,8 @@ enum class Outcome {
   kOk,
   kInvalid,
   kNotFound,
+  kUnauthenticated,
+  kDenied,
   kOverloaded,
   kUnavailable,
   kDeadline,
@@ -78,6 +80,22 @@ class ModelMetrics {
   // Made when first needed: most of the combinations never occur.
   std::array<std::array<std::atomic<prometheus::Counter*>, kOutcomes>, kMethods> requests_ = {};
   std::array<std::atomic<prometheus::Histogram*>, kMethods> request_seconds_ = {};
+};
+
+// The handles of one client (docs/security.md). Thread-safe.
+class ClientMetrics {
+ public:
+  ClientMetrics(Metrics* metrics, const std::string& client);
+
+  void CountRequest(Outcome outcome, int64_t prompt_tokens, int64_t output_tokens);
+
+ private:
+  Metrics* const metrics_;
+  const std::string client_;
+  prometheus::Counter& prompt_tokens_;
+  prometheus::Counter& output_tokens_;
+  // Made when first needed.
+  std::array<std::atomic<prometheus::Counter*>, static_cast<size_t>(Outcome::kCount)> requests_ = {};
 };
 
 // Workers by (model, stage, state).

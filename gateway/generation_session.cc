@@ -177,6 +177,8 @@ void GenerationSession::End(Outcome outcome, const absl::Status& status) {
   for (const std::unique_ptr<Branch>& branch : branches_) DropAttempt(*branch);
   if (time_limit_.has_value()) environment_.timers->Cancel(*time_limit_);
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
+  // Before the client hears of it: what it asks next finds this request gone from its limits.
+  record_.Finish(outcome, status);
   sink_->Finish(status);
   if (choices_ != nullptr) {
     plan_.model->metrics->prompt_tokens.Observe(static_cast<double>(plan_.prompt.size()));
@@ -184,7 +186,6 @@ void GenerationSession::End(Outcome outcome, const absl::Status& status) {
       plan_.model->metrics->output_tokens.Observe(static_cast<double>(choices_->completion_tokens(i)));
     }
   }
-  record_.Finish(outcome, status);
 }
 
 }  // namespace baton

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/ids.h"
-#include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
@@ -20,6 +20,7 @@
 namespace baton {
 namespace {
 
+constexpr int kHighestPriority = 100;
 constexpr char kRequestIdKey[] = "x-request-id";
 
 absl::Status DrainingError() {
@@ -47,6 +48,17 @@ class SessionReactor final : public grpc::ServerUnaryReactor {
   const std::function<void()> on_done_;
 };
 
+std::shared_ptr<const ClientLimits> NoLimits() {
+  static const auto* const limits = new std::shared_ptr<const ClientLimits>(std::make_shared<const ClientLimits>());
+  return *limits;
+}
+
+absl::Status PriorityNotAllowed(int largest) {
+  return WithReason(
+      absl::PermissionDeniedError(absl::StrCat("`priority` is above ", largest, ", the highest this API key may use")),
+      "PRIORITY_NOT_ALLOWED");
+}
+
 // Answers a unary call on the spot.
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
@@ -68,16 +80,6 @@ class GatePass {
   DrainGate* const gate_;
   const bool inside_;
 };
-
-// What the caller has shown for itself, hashed: what is kept for it is bound to that. Nobody checks credentials here.
-std::string IdentityOf(const grpc::CallbackServerContext& context) {
-  for (const char* const key : {"authorization", "x-api-key"}) {
-    const auto found = context.client_metadata().find(key);
-    if (found == context.client_metadata().end()) continue;
-    return Sha256(absl::string_view(found->second.data(), found->second.size()));
-  }
-  return NoIdentity();
-}
 
 // Names the request by its own field, else the metadata, else anew, and echoes the name to the client. An unusable one
 // is a violation and is replaced, so that `record` and the logs never hold it.
@@ -115,9 +117,22 @@ void InferenceService::AbortAll() { live_calls_.AbortAll(DrainingError()); }
 absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::Identify(grpc::CallbackServerContext* context,
                                                                               const std::string& request_id,
                                                                               const std::string& model_name,
+                                                                              int priority,
                                                                               RequestRecord* record) const {
-  BATON_RETURN_IF_ERROR(NameRequest(context, request_id, record));
-  BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, context_.catalog->Find(model_name));
+  const absl::Status named = NameRequest(context, request_id, record);
+  BATON_ASSIGN_OR_RETURN(Caller caller,
+                         context_.authenticator->Authenticate(context->client_metadata(), context->peer()));
+  record->identity = std::move(caller.identity);
+  record->client = std::move(caller.client);
+  std::shared_ptr<const ClientLimits> limits = NoLimits();
+  if (record->client != nullptr) {
+    limits = record->client->limits();
+    BATON_ASSIGN_OR_RETURN(record->pass, record->client->Admit(Clock::now()));
+  }
+  BATON_RETURN_IF_ERROR(named);
+  BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, context_.catalog->Find(model_name, *limits));
+  // Beyond kHighestPriority it is invalid, whoever asks.
+  if (priority > limits->max_priority && priority <= kHighestPriority) return PriorityNotAllowed(limits->max_priority);
   record->metrics = model->metrics;
   record->model = model->name;
   return model;
@@ -139,9 +154,10 @@ void InferenceService::CheckAndStart(const std::shared_ptr<Session>& session, co
 
 void InferenceService::StartGeneration(grpc::CallbackServerContext* context,
                                        const std::shared_ptr<GenerationSession>& session,
-                                       const v1::GenerateRequest& request, const std::string& request_id,
+                                       const v1::GenerateRequest& request, const RequestRecord& record,
                                        absl::StatusOr<std::shared_ptr<const ServedModel>> model) {
-  const std::string identity = IdentityOf(*context);
+  const std::string& request_id = record.request_id;
+  const std::string identity = record.identity;
   const auto check = [identity](const absl::optional<SessionPrefix>& prefix) {
     return [identity, prefix](const v1::GenerateRequest& asked, const std::string& id,
                               std::shared_ptr<const ServedModel> served) {
@@ -175,13 +191,13 @@ grpc::ServerUnaryReactor* InferenceService::Generate(grpc::CallbackServerContext
   const auto pass = std::make_shared<GatePass>(context_.gate);
   if (!pass->inside()) return Answer(context, DrainingError());
   RequestRecord record(Method::kGenerate, context_.metrics->unknown());
-  auto model = Identify(context, request->request_id(), request->model(), &record);
+  auto model = Identify(context, request->request_id(), request->model(), request->priority(), &record);
   const auto session = std::make_shared<GenerationSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
   auto* const reactor =
       new SessionReactor([session] { session->Cancel(); }, [this, id, pass] { live_calls_.Remove(id); });
   session->Open(std::make_unique<ResponseSink>(reactor, response));
-  StartGeneration(context, session, *request, record.request_id, std::move(model));
+  StartGeneration(context, session, *request, record, std::move(model));
   return reactor;
 }
 
@@ -195,7 +211,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(gr
     return refusal;
   }
   RequestRecord record(Method::kGenerateStream, context_.metrics->unknown());
-  auto model = Identify(context, request->request_id(), request->model(), &record);
+  auto model = Identify(context, request->request_id(), request->model(), request->priority(), &record);
   const auto session = std::make_shared<GenerationSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
   // Each choice may be as far behind as a single one.
@@ -205,7 +221,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(gr
     live_calls_.Remove(id);
   });
   session->Open(std::make_unique<StreamSink>(writer->handle()));
-  StartGeneration(context, session, *request, record.request_id, std::move(model));
+  StartGeneration(context, session, *request, record, std::move(model));
   return writer;
 }
 
@@ -214,7 +230,7 @@ grpc::ServerUnaryReactor* InferenceService::Score(grpc::CallbackServerContext* c
   const auto pass = std::make_shared<GatePass>(context_.gate);
   if (!pass->inside()) return Answer(context, DrainingError());
   RequestRecord record(Method::kScore, context_.metrics->unknown());
-  auto model = Identify(context, request->request_id(), request->model(), &record);
+  auto model = Identify(context, request->request_id(), request->model(), request->priority(), &record);
   const auto session = std::make_shared<ScoreSession>(context_.sessions, record, context->deadline());
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
   auto* const reactor =
@@ -235,7 +251,7 @@ grpc::ServerUnaryReactor* InferenceService::AnswerText(Method method, grpc::Call
   const auto pass = std::make_shared<GatePass>(context_.gate);
   if (!pass->inside()) return Answer(context, DrainingError());
   RequestRecord record(method, context_.metrics->unknown());
-  const auto model = Identify(context, "", request->model(), &record);
+  const auto model = Identify(context, "", request->model(), 0, &record);
   if (!model.ok()) {
     record.Finish(model.status());
     return Answer(context, model.status());
@@ -271,7 +287,14 @@ grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerConte
                                                        const v1::ListModelsRequest* request,
                                                        v1::ListModelsResponse* response) {
   RequestRecord record(Method::kListModels, context_.metrics->unknown());
-  for (const std::shared_ptr<const ServedModel>& model : context_.catalog->Models()) {
+  absl::StatusOr<Caller> caller = context_.authenticator->Authenticate(context->client_metadata(), context->peer());
+  if (!caller.ok()) {
+    record.Finish(caller.status());
+    return Answer(context, caller.status());
+  }
+  record.client = std::move(caller->client);
+  const std::shared_ptr<const ClientLimits> limits = record.client == nullptr ? NoLimits() : record.client->limits();
+  for (const std::shared_ptr<const ServedModel>& model : context_.catalog->Models(*limits)) {
     v1::ModelCard* const card = response->add_models();
     card->set_name(model->name);
     card->set_family(model->family);

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "baton/v1/inference.grpc.pb.h"
 #include "common/rpc/drain_gate.h"
+#include "gateway/authenticator.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/generation_session.h"
 #include "gateway/live_calls.h"
@@ -27,6 +28,7 @@ namespace baton {
 
 // All outlive the service, and the service every call.
 struct InferenceContext {
+  Authenticator* authenticator = nullptr;
   const ModelCatalog* catalog = nullptr;
   GatewayMetrics* metrics = nullptr;
   DrainGate* gate = nullptr;
@@ -58,17 +60,17 @@ class InferenceService final : public v1::Inference::CallbackService {
                                        v1::ListModelsResponse* response) override;
 
  private:
-  // Names the call and finds its model; fills in `record`.
+  // Names the call, finds out who calls, lets the client in and finds the model; fills in `record`.
   absl::StatusOr<std::shared_ptr<const ServedModel>> Identify(grpc::CallbackServerContext* context,
                                                               const std::string& request_id, const std::string& model,
-                                                              RequestRecord* record) const;
+                                                              int priority, RequestRecord* record) const;
   // Checks a request, off gRPC's threads when it is large, and starts its session with what comes of it.
   template <typename Session, typename Request, typename Check>
   void CheckAndStart(const std::shared_ptr<Session>& session, const Request& request, const std::string& request_id,
                      absl::StatusOr<std::shared_ptr<const ServedModel>> model, Check check);
   // The same for a generation, which may go on with a kept conversation.
   void StartGeneration(grpc::CallbackServerContext* context, const std::shared_ptr<GenerationSession>& session,
-                       const v1::GenerateRequest& request, const std::string& request_id,
+                       const v1::GenerateRequest& request, const RequestRecord& record,
                        absl::StatusOr<std::shared_ptr<const ServedModel>> model);
   // Answers a call about text on the spot, or off gRPC's threads when it is large.
   template <typename Request, typename Response>

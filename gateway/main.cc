@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdio>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -14,6 +15,7 @@
 #include "common/observe/log.h"
 #include "common/rpc/log_flags.h"
 #include "common/rpc/shutdown_signal.h"
+#include "common/rpc/tls.h"
 #include "common/rpc/worker_flags.h"
 #include "gateway/gateway.h"
 
@@ -27,6 +29,9 @@ struct Flags {
   double grace_seconds = 30;
   double resume_timeout_seconds = 30;
   double stall_timeout_seconds = 10;
+  double max_connection_idle_seconds = 600;
+  double max_connection_age_seconds = 3600;
+  baton::TlsFlags tls;
   baton::LogFlags log;
 };
 
@@ -41,6 +46,60 @@ void AddWorkerOptions(CLI::App& app, baton::WorkerRegistryOptions* workers) {
       ->check(baton::IsHostPort())
       ->type_name("HOST:PORT");
 }
+
+// --name BYTES, from `least` to `most`.
+void AddBytesOption(CLI::App& app, const std::string& name, const std::string& help, const std::string& default_text,
+                    int64_t least, int64_t most, std::function<void(int64_t)> set) {
+  app.add_option_function<std::string>(
+         name,
+         [=](const std::string& text) {
+           const absl::StatusOr<int64_t> bytes = baton::ParseBytes(text);
+           if (!bytes.ok()) throw CLI::ValidationError(name, std::string(bytes.status().message()));
+           if (*bytes < least || *bytes > most) {
+             throw CLI::ValidationError(
+                 name, "must be from " + baton::FormatBytes(least) + " to " + baton::FormatBytes(most));
+           }
+           set(*bytes);
+         },
+         help)
+      ->type_name("BYTES")
+      ->default_str(default_text);
+}
+
+// What one client, and all together, may make the gateway hold.
+void AddConnectionOptions(CLI::App& app, Flags* flags) {
+  baton::RpcServerOptions& server = flags->gateway.server;
+  AddBytesOption(app, "--max-message-bytes", "Largest request, such as 16MiB", "4MiB", 1024,
+                 std::numeric_limits<int>::max(),
+                 [&server](int64_t bytes) { server.max_receive_bytes = static_cast<int>(bytes); });
+  AddBytesOption(app, "--max-metadata-bytes", "Most metadata of one call", "16KiB", 1024, 1 << 20,
+                 [&server](int64_t bytes) { server.limits.max_metadata_bytes = static_cast<int>(bytes); });
+  AddBytesOption(app, "--max-buffer-bytes",
+                 "Memory for connections and messages on their way; beyond it connections are dropped", "1GiB",
+                 16 << 20, int64_t{1} << 50, [&server](int64_t bytes) { server.limits.max_buffer_bytes = bytes; });
+  app.add_option("--max-connections", server.limits.max_connections,
+                 "Connections at a time, about; further ones are closed at once (default: as the limit of open files "
+                 "allows)")
+      ->check(CLI::Range(16, 1 << 30).description(""))
+      ->type_name("N");
+  app.add_option("--max-streams-per-connection", server.limits.max_streams_per_connection,
+                 "Calls under way on one connection; a client keeps further ones waiting")
+      ->check(CLI::Range(1, 1 << 20).description(""))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-connection-idle", flags->max_connection_idle_seconds,
+                 "Close connections that have had no calls for this long; 0: never")
+      ->check(CLI::Range(0.0, 1e6).description(""))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option("--max-connection-age", flags->max_connection_age_seconds,
+                 "Have clients connect anew after this long, each when its calls have ended; 0: never")
+      ->check(CLI::Range(0.0, 1e6).description(""))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+}
+
+absl::Duration OrForever(double seconds) { return seconds > 0 ? absl::Seconds(seconds) : absl::InfiniteDuration(); }
 
 void AddLimitOptions(CLI::App& app, Flags* flags) {
   GatewayOptions& gateway = flags->gateway;
@@ -62,19 +121,6 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(0, 1 << 20))
       ->type_name("N")
       ->capture_default_str();
-  app.add_option_function<std::string>(
-         "--max-message-bytes",
-         [&gateway](const std::string& text) {
-           const absl::StatusOr<int64_t> bytes = baton::ParseBytes(text);
-           if (!bytes.ok()) throw CLI::ValidationError("--max-message-bytes", std::string(bytes.status().message()));
-           if (*bytes < 1024 || *bytes > std::numeric_limits<int>::max()) {
-             throw CLI::ValidationError("--max-message-bytes", "must be from 1KiB to 2GiB");
-           }
-           gateway.server.max_receive_bytes = static_cast<int>(*bytes);
-         },
-         "Largest request, such as 16MiB")
-      ->type_name("BYTES")
-      ->default_str("4MiB");
   app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
       ->check(CLI::Range(0.0, 86400.0))
       ->type_name("SECONDS")
@@ -112,8 +158,27 @@ baton::Clock::duration Seconds(double seconds) {
   return std::chrono::duration_cast<baton::Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
+void AddAccessOptions(CLI::App& app, GatewayOptions* gateway) {
+  app.add_option(
+         "--api-keys", gateway->api_keys,
+         "File of the API keys that may call, read again when it changes (docs/security.md; `baton key new NAME` "
+         "makes keys). Default: everybody may call")
+      ->type_name("FILE");
+}
+
+bool IsLoopback(const std::string& listen) {
+  return listen.rfind("127.", 0) == 0 || listen.rfind("localhost:", 0) == 0 || listen.rfind("[::1]:", 0) == 0;
+}
+
 absl::Status Serve(const Flags& flags) {
-  baton::Gateway gateway(flags.gateway);
+  GatewayOptions options = flags.gateway;
+  BATON_ASSIGN_OR_RETURN(options.tls, baton::TlsCredentials::Create(flags.tls));
+  if (!options.api_keys.empty() && options.tls->server() == nullptr && !IsLoopback(options.server.listen)) {
+    baton::Log(baton::Severity::kWarning, "api_keys_in_plain_text")
+        .With("listen", options.server.listen)
+        .With("advice", "give --tls-cert and --tls-key, or have something in front of the gateway speak TLS");
+  }
+  baton::Gateway gateway(options);
   BATON_RETURN_IF_ERROR(gateway.Start());
   const std::string boot_id = baton::NewBootId();
   baton::Log(baton::Severity::kInfo, "serving")
@@ -140,6 +205,7 @@ int main(int argc, char** argv) {
   CLI::App app("Serves Baton's public gRPC API in front of prefill and decode workers", "baton-gateway");
   Flags flags;
   flags.gateway.server.listen = "127.0.0.1:7000";
+  flags.gateway.server.limits.max_buffer_bytes = int64_t{1} << 30;
   app.set_version_flag("--version", std::string(baton::kVersion), "Print the version and exit");
   app.add_option("--listen", flags.gateway.server.listen, "Where to serve gRPC; port 0 picks a free one")
       ->check(baton::IsHostPort())
@@ -150,8 +216,11 @@ int main(int argc, char** argv) {
       ->type_name("HOST:PORT|off")
       ->capture_default_str();
   AddWorkerOptions(app, &flags.gateway.workers);
+  baton::AddTlsFlags(app, &flags.tls, "workers");
+  AddAccessOptions(app, &flags.gateway);
   AddLimitOptions(app, &flags);
   AddFailoverOptions(app, &flags);
+  AddConnectionOptions(app, &flags);
   baton::AddLogFlags(app, &flags.log);
   if (absl::optional<int> exit_code = baton::ParseCommandLine(app, argc, argv)) return *exit_code;
 
@@ -163,6 +232,8 @@ int main(int argc, char** argv) {
   flags.gateway.admission.queue_timeout = Seconds(flags.queue_timeout_seconds);
   flags.gateway.resume_timeout = Seconds(flags.resume_timeout_seconds);
   flags.gateway.stall_timeout = Seconds(flags.stall_timeout_seconds);
+  flags.gateway.server.limits.max_connection_idle = OrForever(flags.max_connection_idle_seconds);
+  flags.gateway.server.limits.max_connection_age = OrForever(flags.max_connection_age_seconds);
 
   const absl::Status status = Serve(flags);
   if (status.ok()) return 0;

@@ -31,33 +31,44 @@ v1::GenerationDefaults DefaultsOf(const worker::v1::Generation& generation) {
   return defaults;
 }
 
-absl::StatusOr<std::shared_ptr<const ServedModel>> ModelCatalog::Find(const std::string& name) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (models_.empty()) {
-    return WithRetryAfter(absl::UnavailableError(absl::StrCat("no worker has answered yet: of ", workers_.size(),
-                                                              " known to this gateway none is reachable")),
-                          absl::Seconds(1), "NO_WORKERS");
+absl::StatusOr<std::shared_ptr<const ServedModel>> ModelCatalog::Find(const std::string& name,
+                                                                      const ClientLimits& limits) const {
+  if (!name.empty() && !limits.AllowsModel(name)) {
+    return WithReason(absl::PermissionDeniedError(absl::StrCat("this API key may not use model \"", name,
+                                                               "\"; it may use: ", absl::StrJoin(limits.models, ", "))),
+                      "MODEL_NOT_ALLOWED");
   }
-  const auto names = [&] {
-    return absl::StrJoin(models_, ", ", [](std::string* out, const auto& entry) { absl::StrAppend(out, entry.first); });
-  };
+  const std::vector<std::shared_ptr<const ServedModel>> models = Models(limits);
+  if (models.empty()) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const absl::Status status =
+        models_.empty() ? absl::UnavailableError(absl::StrCat("no worker has answered yet: of ", workers_.size(),
+                                                              " known to this gateway none is reachable"))
+                        : absl::UnavailableError("no worker of a model that this API key may use has answered yet");
+    return WithRetryAfter(status, absl::Seconds(1), "NO_WORKERS");
+  }
+  if (name.empty() && models.size() == 1) return models.front();
+  for (const std::shared_ptr<const ServedModel>& model : models) {
+    if (model->name == name) return model;
+  }
+  const std::string names =
+      absl::StrJoin(models, ", ", [](std::string* out, const auto& model) { absl::StrAppend(out, model->name); });
   if (name.empty()) {
-    if (models_.size() == 1) return models_.begin()->second;
     return WithReason(
-        BadRequestError({{"model", absl::StrCat("is empty, and this gateway serves several models: ", names())}}),
+        BadRequestError({{"model", absl::StrCat("is empty, and this gateway serves several models: ", names)}}),
         "MODEL_AMBIGUOUS");
   }
-  const auto found = models_.find(name);
-  if (found != models_.end()) return found->second;
-  return WithReason(absl::NotFoundError(absl::StrCat("model \"", name, "\" is not served here; models: ", names())),
+  return WithReason(absl::NotFoundError(absl::StrCat("model \"", name, "\" is not served here; models: ", names)),
                     "MODEL_NOT_FOUND");
 }
 
-std::vector<std::shared_ptr<const ServedModel>> ModelCatalog::Models() const {
+std::vector<std::shared_ptr<const ServedModel>> ModelCatalog::Models(const ClientLimits& limits) const {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<std::shared_ptr<const ServedModel>> models;
   models.reserve(models_.size());
-  for (const auto& [name, model] : models_) models.push_back(model);
+  for (const auto& [name, model] : models_) {
+    if (limits.AllowsModel(name)) models.push_back(model);
+  }
   return models;
 }
 

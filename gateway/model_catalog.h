@@ -20,6 +20,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "baton/v1/inference.pb.h"
+#include "gateway/api_keys.h"
 #include "gateway/fleet.h"
 #include "gateway/gateway_metrics.h"
 
@@ -64,9 +65,11 @@ class ModelCatalog : public FleetObserver {
   //   UNAVAILABLE (NO_WORKERS)          no worker has answered yet
   //   INVALID_ARGUMENT (MODEL_AMBIGUOUS) empty name, several models
   //   NOT_FOUND (MODEL_NOT_FOUND)       with the names there are
-  absl::StatusOr<std::shared_ptr<const ServedModel>> Find(const std::string& name) const;
-  // By name.
-  std::vector<std::shared_ptr<const ServedModel>> Models() const;
+  //   PERMISSION_DENIED (MODEL_NOT_ALLOWED) not one of those that `limits` allow; the others are not there for it
+  absl::StatusOr<std::shared_ptr<const ServedModel>> Find(const std::string& name,
+                                                          const ClientLimits& limits = {}) const;
+  // By name, those that `limits` allow.
+  std::vector<std::shared_ptr<const ServedModel>> Models(const ClientLimits& limits = {}) const;
 
   void OnWorker(const WorkerSnapshot& snapshot) override;
   void OnWorkerRemoved(const std::string& endpoint, Stage stage) override;

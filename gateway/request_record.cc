@@ -8,9 +8,16 @@ namespace baton {
 void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   const double seconds = Elapsed();
   metrics->CountRequest(method, outcome, seconds);
+  const bool worked_on = attempts > 0 || output_tokens > 0;
+  const int64_t used_prompt = worked_on ? prompt_tokens : 0;
+  if (client != nullptr) client->metrics().CountRequest(outcome, used_prompt, output_tokens);
+  if (pass != nullptr) pass->Finish(used_prompt + output_tokens);
+  // Anybody can send these: they are counted, and logged now and then (authenticator.cc).
+  if (outcome == Outcome::kUnauthenticated) return;
   const bool ours = outcome == Outcome::kInternal || outcome == Outcome::kDataLoss;
   Log log(ours ? Severity::kError : Severity::kInfo, "request");
   if (!request_id.empty()) log.With("request_id", request_id);
+  if (client != nullptr) log.With("client", client->name());
   log.With("method", MethodName(method)).With("model", model).With("outcome", OutcomeName(outcome));
   if (prompt_tokens > 0) log.With("prompt_tokens", prompt_tokens);
   if (output_tokens > 0) log.With("output_tokens", output_tokens);

@@ -7,9 +7,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/status.h"
+#include "gateway/client.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/timers.h"
 
@@ -28,6 +30,11 @@ struct RequestRecord {
   // Usable (IsRequestId): it goes into logs.
   std::string request_id;
   std::string model;
+  // Who asked. `identity` has 32 bytes, zeros for callers who have shown nothing (authenticator.h); `client` is null
+  // when keys are not checked, `pass` also before the client was let in.
+  std::string identity;
+  std::shared_ptr<Client> client;
+  std::shared_ptr<ClientPass> pass;
   // When the call reached the gateway.
   Clock::time_point accepted = Clock::now();
   int64_t prompt_tokens = 0;

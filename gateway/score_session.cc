@@ -74,6 +74,7 @@ absl::Status ScoreSession::CancelledStatus() const {
 
 void ScoreSession::OnRoute(absl::StatusOr<Route> route) {
   if (!route.ok()) return End(route.status());
+  record_.attempts = 1;
   record_.queue_seconds = record_.Elapsed();
   plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
   next_item_ = 1;
@@ -200,6 +201,7 @@ void ScoreSession::Complete() {
     scored += item.score.tokens_size();
     *response.add_scores() = std::move(item.score);
   }
+  record_.output_tokens = scored;
   response.mutable_usage()->set_prompt_tokens(context);
   response.mutable_usage()->set_cached_prompt_tokens(cached);
   response.mutable_usage()->set_completion_tokens(scored);

@@ -25,6 +25,8 @@ constexpr char kFooter[] = R"(Examples:
 
 Environment:
   BATON_GATEWAY, BATON_MODEL   defaults of --gateway and --model
+  BATON_API_KEY, BATON_API_KEY_FILE   defaults of --api-key and --api-key-file
+  BATON_TLS_CA, BATON_TLS_CERT, BATON_TLS_KEY, BATON_TLS_SERVER_NAME   defaults of --tls-...
   NO_COLOR                     as --no-color
 
 Exit codes:
@@ -36,6 +38,15 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* options, bool* no_color) {
   app.add_option("--gateway", options->gateway, "Address of the gateway (default 127.0.0.1:7000)")
       ->type_name("HOST:PORT")
       ->envname("BATON_GATEWAY");
+  app.add_option("--api-key", options->api_key,
+                 "Key for the gateway; other users of this machine may see it on the command line, but not in "
+                 "BATON_API_KEY or a file")
+      ->type_name("KEY")
+      ->envname("BATON_API_KEY");
+  app.add_option("--api-key-file", options->api_key_file, "File that holds the key alone; goes before --api-key")
+      ->type_name("FILE")
+      ->envname("BATON_API_KEY_FILE");
+  AddClientTlsFlags(app, &options->tls);
   app.add_option("-m,--model", options->model,
                  "Model to use. Left out: the only one; of several, the first by name at a terminal and an error in "
                  "scripts")
@@ -90,14 +101,15 @@ int RunCli(std::vector<std::string> arguments, Terminal& terminal, Interrupt& in
   bool no_color = false;
   AddGlobalOptions(app, &session.options, &no_color);
   const std::vector<Command> commands = {
-      AddGenerate(app, session),   AddChat(app, session),   AddScore(app, session),   AddTokenize(app, session),
-      AddDetokenize(app, session), AddModels(app, session), AddStatus(app, session),  AddHealth(app, session),
-      AddSynth(app, session),      AddPack(app, session),   AddVersion(app, session),
+      AddGenerate(app, session),   AddChat(app, session),   AddScore(app, session),  AddTokenize(app, session),
+      AddDetokenize(app, session), AddModels(app, session), AddStatus(app, session), AddHealth(app, session),
+      AddSynth(app, session),      AddPack(app, session),   AddKey(app, session),    AddVersion(app, session),
   };
   for (const Command& command : commands) {
     command.app->fallthrough();
     command.app->footer(
-        "The options of `baton --help` work here too: --gateway, --model, --json, --timeout, --no-color.");
+        "The options of `baton --help` work here too: --gateway, --api-key, --tls-ca, --model, --json, --timeout, "
+        "--no-color.");
   }
 
   const bool bare = arguments.empty();

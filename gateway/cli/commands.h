@@ -27,6 +27,7 @@ Command AddStatus(CLI::App& app, Session& session);
 Command AddHealth(CLI::App& app, Session& session);
 Command AddSynth(CLI::App& app, Session& session);
 Command AddPack(CLI::App& app, Session& session);
+Command AddKey(CLI::App& app, Session& session);
 Command AddVersion(CLI::App& app, Session& session);
 
 }  // namespace baton::cli

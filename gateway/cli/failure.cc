@@ -34,6 +34,7 @@ std::string Advice(const absl::Status& status, const std::string& reason) {
   if (reason == kGatewayUnreachable) return "start one with ./deploy/up or pass --gateway";
   if (reason == kNotAGateway) return "pass the gateway's address with --gateway, not a worker's";
   if (reason == "MODEL_AMBIGUOUS") return "choose one with --model";
+  if (reason == "API_KEY_MISSING") return "pass one with --api-key-file or BATON_API_KEY";
   if (reason == "NO_WORKERS") return "`baton status` shows the workers";
   if (reason == "DRAINING") return "the gateway is shutting down; try again when it is back";
   if (status.code() == absl::StatusCode::kResourceExhausted && !reason.empty()) {

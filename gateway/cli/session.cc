@@ -1,10 +1,14 @@
 #include "gateway/cli/session.h"
 
+#include <algorithm>
 #include <chrono>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/file_watcher.h"
+#include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status_mapping.h"
 #include "gateway/cli/exit_code.h"
@@ -12,6 +16,8 @@
 namespace baton::cli {
 namespace {
 
+constexpr absl::Duration kProblemTimeout = absl::Seconds(1);
+constexpr size_t kMaxKeyFileBytes = 4096;
 constexpr absl::Duration kConnectTimeout = absl::Seconds(10);
 // A vanished gateway is noticed while an answer is awaited; what stands between may mind more frequent pings.
 constexpr int kKeepaliveMs = 30000;
@@ -20,6 +26,18 @@ constexpr absl::Duration kConnectPoll = absl::Milliseconds(50);
 
 std::chrono::system_clock::time_point DeadlineIn(absl::Duration duration) {
   return absl::ToChronoTime(absl::Now() + duration);
+}
+
+// In this program's words: its certificate is a client's.
+absl::Status CheckTls(const TlsFlags& tls) {
+  if (tls.client_cert.empty() != tls.client_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key go together");
+  }
+  if (tls.ca.empty() && !(tls.client_cert.empty() && tls.server_name.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat(tls.client_cert.empty() ? "--tls-server-name" : "--tls-cert",
+                                                   " needs --tls-ca: without it TLS is not used"));
+  }
+  return absl::OkStatus();
 }
 
 bool LooksLikeAddress(const std::string& text) {
@@ -32,15 +50,43 @@ bool LooksLikeAddress(const std::string& text) {
 
 }  // namespace
 
+absl::StatusOr<std::string> Session::ReadApiKey() const {
+  std::string key = options.api_key;
+  std::string source = "--api-key (or BATON_API_KEY)";
+  if (!options.api_key_file.empty()) {
+    source = absl::StrCat("--api-key-file ", options.api_key_file);
+    BATON_ASSIGN_OR_RETURN(key, ReadSmallFile(options.api_key_file, kMaxKeyFileBytes));
+    absl::StripTrailingAsciiWhitespace(&key);
+    if (key.empty()) return absl::InvalidArgumentError(absl::StrCat(source, " is empty: it should hold the key alone"));
+  }
+  // Anything else could not travel as metadata.
+  if (!std::all_of(key.begin(), key.end(), [](char c) { return absl::ascii_isgraph(c); })) {
+    return absl::InvalidArgumentError(absl::StrCat(source, " is no API key: it has spaces or control characters"));
+  }
+  return key;
+}
+
+std::string Session::ConnectionProblem() {
+  if (options.tls.ca.empty()) return "";
+  grpc::ClientContext context;
+  context.set_deadline(DeadlineIn(kProblemTimeout));
+  v1::ListModelsResponse response;
+  const grpc::Status status = inference_->ListModels(&context, {}, &response);
+  return status.ok() ? "" : absl::StrCat(" by TLS (", status.error_message(), ")");
+}
+
 absl::Status Session::Connect() {
   if (!LooksLikeAddress(options.gateway)) {
     return absl::InvalidArgumentError(
         absl::StrCat("--gateway: \"", options.gateway, "\" is not HOST:PORT, for example 127.0.0.1:7000"));
   }
   if (channel_ == nullptr) {
+    BATON_ASSIGN_OR_RETURN(api_key_, ReadApiKey());
     ChannelOptions channel_options;
     channel_options.keepalive_ms = kKeepaliveMs;
-    channel_ = NewChannel(options.gateway, channel_options);
+    BATON_RETURN_IF_ERROR(CheckTls(options.tls));
+    BATON_ASSIGN_OR_RETURN(tls_, TlsCredentials::Create(options.tls));
+    channel_ = NewChannel(options.gateway, tls_->Secure(channel_options));
     inference_ = baton::v1::Inference::NewStub(channel_);
     fleet_ = baton::v1::Fleet::NewStub(channel_);
   }
@@ -59,6 +105,7 @@ absl::Status Session::Connect() {
     if (failed || late) {
       std::string message = absl::StrCat("cannot reach a gateway at ", options.gateway);
       if (!failed) absl::StrAppend(&message, " within ", absl::FormatDuration(patience));
+      absl::StrAppend(&message, ConnectionProblem());
       return WithReason(absl::UnavailableError(message), kGatewayUnreachable);
     }
     if (state == GRPC_CHANNEL_CONNECTING || state == GRPC_CHANNEL_IDLE) tried = true;
@@ -71,6 +118,7 @@ absl::Status Session::Connect() {
 absl::Status Session::Call(absl::FunctionRef<grpc::Status(grpc::ClientContext*)> call, absl::Duration default_timeout) {
   grpc::ClientContext context;
   const absl::Duration timeout = options.timeout_seconds > 0 ? absl::Seconds(options.timeout_seconds) : default_timeout;
+  if (!api_key_.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", api_key_));
   if (timeout != absl::InfiniteDuration()) context.set_deadline(DeadlineIn(timeout));
   Interrupt::CancelScope scope(interrupt_, &context);
   return Explain(call(&context));

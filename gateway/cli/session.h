@@ -16,8 +16,10 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "baton/v1/inference.grpc.pb.h"
+#include "common/rpc/tls.h"
 #include "gateway/cli/interrupt.h"
 #include "gateway/cli/terminal.h"
 
@@ -25,6 +27,10 @@ namespace baton::cli {
 
 struct GlobalOptions {
   std::string gateway = "127.0.0.1:7000";
+  // The file goes before the key. Neither: none is sent.
+  std::string api_key;
+  std::string api_key_file;
+  TlsFlags tls;
   // Empty: the only one, or see ChooseModel.
   std::string model;
   bool json = false;
@@ -47,7 +53,7 @@ class Session {
   bool interactive() const { return terminal_.err_is_terminal() && !options.json; }
 
   // Returns once the connection stands; cheap when it already does.
-  //   INVALID_ARGUMENT  --gateway is not an address
+  //   INVALID_ARGUMENT  --gateway is not an address, or the API key cannot be used
   //   UNAVAILABLE       reason GATEWAY_UNREACHABLE
   //   CANCELLED         reason INTERRUPTED
   absl::Status Connect();
@@ -63,8 +69,16 @@ class Session {
   absl::Status Explain(const grpc::Status& status);
 
  private:
+  // Why there is no connection: what gRPC says of it, where TLS is to be spoken.
+  std::string ConnectionProblem();
+  // The key that every call carries; empty: none.
+  absl::StatusOr<std::string> ReadApiKey() const;
+
   Terminal& terminal_;
   Interrupt& interrupt_;
+  // Set by Connect.
+  std::string api_key_;
+  std::shared_ptr<TlsCredentials> tls_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<baton::v1::Inference::Stub> inference_;
   std::unique_ptr<baton::v1::Fleet::Stub> fleet_;

@@ -8,6 +8,10 @@
 namespace baton::cli {
 namespace {
 
+bool Refused(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kPermissionDenied || status.code() == absl::StatusCode::kUnauthenticated;
+}
+
 absl::Status Version(Session& session) {
   v1::GetStatusResponse response;
   absl::Status reached = session.Connect();
@@ -19,10 +23,12 @@ absl::Status Version(Session& session) {
     return session.terminal().Out(
         JsonLine({{"client", kVersion}, {"gateway", reached.ok() ? Json(response.gateway_version()) : Json(nullptr)}}));
   }
-  return session.terminal().Out(absl::StrCat(
-      "baton ", kVersion, "\n",
-      reached.ok() ? absl::StrCat("gateway ", WithoutControls(response.gateway_version()), " at ") : "no gateway at ",
-      session.options.gateway, "\n"));
+  return session.terminal().Out(
+      absl::StrCat("baton ", kVersion, "\n",
+                   reached.ok()       ? absl::StrCat("gateway ", WithoutControls(response.gateway_version()), " at ")
+                   : Refused(reached) ? "gateway of a version that it tells operators only at "
+                                      : "no gateway at ",
+                   session.options.gateway, "\n"));
 }
 
 }  // namespace

@@ -79,6 +79,11 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
     absl::MutexLock lock(&mutex_);
     return requests_.empty() ? v1::GenerateRequest() : requests_.back();
   }
+  // The metadata of the last generation.
+  std::string authorization() const {
+    absl::MutexLock lock(&mutex_);
+    return authorization_;
+  }
   absl::Notification& arrived() { return arrived_; }
   absl::Notification& cancelled() { return cancelled_; }
 
@@ -119,6 +124,12 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
 
   grpc::Status GenerateStream(grpc::ServerContext* context, const v1::GenerateRequest* request,
                               grpc::ServerWriter<v1::GenerateEvent>* writer) override {
+    const auto key = context->client_metadata().find("authorization");
+    {
+      absl::MutexLock lock(&mutex_);
+      authorization_ =
+          key == context->client_metadata().end() ? "" : std::string(key->second.data(), key->second.size());
+    }
     const grpc::Status status = Remember(*request);
     if (!status.ok()) return status;
     if (sessions_expire && !request->session().empty()) {
@@ -202,6 +213,7 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
   int port_ = 0;
   std::unique_ptr<grpc::Server> server_;
   mutable absl::Mutex mutex_;
+  std::string authorization_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
   absl::Notification arrived_;
   absl::Notification cancelled_;
