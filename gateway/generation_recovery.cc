@@ -206,6 +206,11 @@ void GenerationSession::OnWatch(Branch& branch) {
   branch.watchdog.reset();
   if (branch.attempt.decode == nullptr && branch.attempt.prefill == nullptr) return;
   if (const absl::optional<Stage> stage = StalledStage(branch)) {
+    if (choices_->all_ended(branch.choices)) {
+      // It has said all but goodbye.
+      DropAttempt(branch);
+      return EndBranch(branch);
+    }
     const double seconds = SecondsBetween(branch.attempt.last_event, Clock::now());
     return OnFailure(branch, *stage,
                      ToGrpcStatus(WithReason(

@@ -428,6 +428,20 @@ TEST_F(PatientFailoverTest, OneThatWorksMayTakeItsTime) {
   EXPECT_EQ(calls, 1);
 }
 
+TEST_F(ImpatientFailoverTest, OneThatHasSaidAllButGoodbyeIsNotMissed) {
+  decode_.SetScript([&](const std::shared_ptr<FakeDecode::Call>& call) {
+    call->Push(Reserve(decode_, 1));
+    call->Push(Tokens(kPromptTokens + 1, {201}));
+  });
+  auto client = Stream(SimpleRequest(2));
+  const absl::Status status = Finish(*client);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(client->ids.size(), 2u);
+  EXPECT_EQ(client->finished->reason(), v1::FINISH_REASON_LENGTH);
+  EXPECT_EQ(prefill_requests().size(), 1u);
+  EXPECT_TRUE(Idle());
+}
+
 class OneAttemptTest : public ImpatientFailoverTest {
  protected:
   void Configure() override {
