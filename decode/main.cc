@@ -9,11 +9,9 @@
 #include <system_error>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
-#include "common/observe/log.h"
 #include "common/rpc/worker_main.h"
 #include "decode/decode_service.h"
 
@@ -44,9 +42,6 @@ class DecodeRole final : public WorkerRole {
   int64_t reserve_output() const override { return engine_options_.reserve_output; }
 
   void AddFlags(CLI::App& app) override {
-    app.add_option("--advertise", advertise_, "Where prefill workers reach this worker (default: where it listens)")
-        ->check(IsHostPort())
-        ->type_name("HOST:PORT");
     app.add_option("--max-batch", engine_options_.max_batch, "Most sequences in one step; more take turns")
         ->check(CLI::Range(1, 4096).description(""))
         ->type_name("N")
@@ -113,14 +108,7 @@ class DecodeRole final : public WorkerRole {
 
   std::vector<grpc::Service*> services() override { return {service_.get()}; }
 
-  void OnListening(const std::string& address) override {
-    if (advertise_.empty() && (absl::StartsWith(address, "0.0.0.0:") || absl::StartsWith(address, "[::]:"))) {
-      Log(Severity::kWarning, "wildcard_endpoint")
-          .With("listen", address)
-          .With("advice", "give --advertise HOST:PORT, or prefill workers on other machines cannot reach this one");
-    }
-    service_->SetEndpoint(advertise_.empty() ? address : advertise_);
-  }
+  void OnListening(const std::string& endpoint) override { service_->SetEndpoint(endpoint); }
 
   void OnDraining() override {
     if (on_drain_ == "handoff") service_->Leave();
@@ -161,7 +149,6 @@ class DecodeRole final : public WorkerRole {
   std::string session_memory_;
   std::string session_bytes_ = "8GiB";
   SessionOptions sessions_;
-  std::string advertise_;
   DecodeEngineOptions engine_options_;
   std::unique_ptr<DecodeService> service_;
 };

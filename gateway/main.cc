@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 
 #include "absl/time/time.h"
@@ -13,10 +14,12 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
+#include "common/rpc/etcd.h"
 #include "common/rpc/log_flags.h"
 #include "common/rpc/shutdown_signal.h"
 #include "common/rpc/tls.h"
 #include "common/rpc/worker_flags.h"
+#include "gateway/etcd_directory.h"
 #include "gateway/gateway.h"
 
 namespace {
@@ -32,19 +35,29 @@ struct Flags {
   double max_connection_idle_seconds = 600;
   double max_connection_age_seconds = 3600;
   baton::TlsFlags tls;
+  baton::EtcdOptions etcd;
   baton::LogFlags log;
 };
 
-void AddWorkerOptions(CLI::App& app, baton::WorkerRegistryOptions* workers) {
+CLI::Validator IsTarget() {
+  return CLI::Validator([](std::string& text) { return baton::TargetProblem(text); }, "", "IsTarget");
+}
+
+void AddWorkerOptions(CLI::App& app, baton::WorkerRegistryOptions* workers, baton::EtcdOptions* etcd) {
   app.add_option("--prefill-worker", workers->prefill,
-                 "A prefill worker; repeatable. A DNS name stands for all its addresses")
-      ->required()
-      ->check(baton::IsHostPort())
-      ->type_name("HOST:PORT");
+                 "A prefill worker; repeatable. A DNS name stands for all its addresses, srv:NAME for its SRV records")
+      ->check(IsTarget())
+      ->type_name("HOST:PORT|srv:NAME");
   app.add_option("--decode-worker", workers->decode, "A decode worker; repeatable, as above")
-      ->required()
-      ->check(baton::IsHostPort())
-      ->type_name("HOST:PORT");
+      ->check(IsTarget())
+      ->type_name("HOST:PORT|srv:NAME");
+  baton::AddEtcdFlags(app, etcd);
+  // Not ->required(): etcd may know the workers.
+  app.final_callback([workers, etcd] {
+    if (etcd->enabled()) return;
+    if (workers->prefill.empty()) throw CLI::RequiredError("--prefill-worker (or --etcd)");
+    if (workers->decode.empty()) throw CLI::RequiredError("--decode-worker (or --etcd)");
+  });
 }
 
 // --name BYTES, from `least` to `most`.
@@ -215,7 +228,7 @@ int main(int argc, char** argv) {
       ->check([](const std::string& text) { return text == "off" ? std::string() : baton::IsHostPort()(text); })
       ->type_name("HOST:PORT|off")
       ->capture_default_str();
-  AddWorkerOptions(app, &flags.gateway.workers);
+  AddWorkerOptions(app, &flags.gateway.workers, &flags.etcd);
   baton::AddTlsFlags(app, &flags.tls, "workers");
   AddAccessOptions(app, &flags.gateway);
   AddLimitOptions(app, &flags);
@@ -235,7 +248,12 @@ int main(int argc, char** argv) {
   flags.gateway.server.limits.max_connection_idle = OrForever(flags.max_connection_idle_seconds);
   flags.gateway.server.limits.max_connection_age = OrForever(flags.max_connection_age_seconds);
 
-  const absl::Status status = Serve(flags);
+  absl::Status status = absl::OkStatus();
+  if (flags.etcd.enabled()) {
+    status = baton::CheckEtcdOptions(flags.etcd);
+    flags.gateway.workers.directory = std::make_shared<baton::EtcdDirectory>(flags.etcd);
+  }
+  if (status.ok()) status = Serve(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "baton-gateway: %s\n", std::string(status.message()).c_str());
   return 1;

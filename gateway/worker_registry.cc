@@ -4,15 +4,24 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <iterator>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "common/observe/log.h"
+#include "common/rpc/host_port.h"
+#include "gateway/srv_records.h"
 
 namespace baton {
 
-absl::StatusOr<std::vector<std::string>> ResolveTarget(const std::string& target) {
+namespace {
+
+constexpr absl::string_view kSrvPrefix = "srv:";
+constexpr size_t kMaxNameBytes = 253;
+
+absl::StatusOr<std::vector<std::string>> ResolveHost(const std::string& target) {
   const size_t colon = target.rfind(':');
   if (colon == std::string::npos) return absl::InvalidArgumentError(absl::StrCat(target, " is not HOST:PORT"));
   std::string host = target.substr(0, colon);
@@ -43,11 +52,47 @@ absl::StatusOr<std::vector<std::string>> ResolveTarget(const std::string& target
   return std::vector<std::string>(chosen.begin(), chosen.end());
 }
 
+// What the certificates of a target's workers are for: its host; of SRV records, the domain that offers the service.
+std::string CertifiedHost(const std::string& target) {
+  if (!absl::StartsWith(target, kSrvPrefix)) return target.substr(0, target.rfind(':'));
+  absl::string_view name = absl::string_view(target).substr(kSrvPrefix.size());
+  while (absl::StartsWith(name, "_") && name.find('.') != absl::string_view::npos) {
+    name.remove_prefix(name.find('.') + 1);
+  }
+  return std::string(name);
+}
+
+}  // namespace
+
+std::string TargetProblem(const std::string& target) {
+  if (!absl::StartsWith(target, kSrvPrefix)) return HostPortProblem(target);
+  const std::string name = target.substr(kSrvPrefix.size());
+  const bool usable = !name.empty() && name.size() <= kMaxNameBytes &&
+                      std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 127 && c != ':'; });
+  return usable ? std::string()
+                : absl::StrCat("expected srv:NAME, such as srv:_grpc._tcp.decode.example, got \"", target, "\"");
+}
+
+absl::StatusOr<std::vector<std::string>> ResolveTarget(const std::string& target) {
+  if (!absl::StartsWith(target, kSrvPrefix)) return ResolveHost(target);
+  const absl::StatusOr<std::vector<SrvRecord>> records = LookUpSrv(target.substr(kSrvPrefix.size()));
+  if (!records.ok()) return records.status();
+  std::set<std::string> found;
+  for (const SrvRecord& record : *records) {
+    const absl::StatusOr<std::vector<std::string>> addresses = ResolveHost(absl::StrCat(record.host, ":", record.port));
+    // A part would look as if the rest had been taken away.
+    if (!addresses.ok()) return addresses.status();
+    found.insert(addresses->begin(), addresses->end());
+  }
+  return std::vector<std::string>(found.begin(), found.end());
+}
+
 WorkerRegistry::WorkerRegistry(WorkerRegistryOptions options) : options_(std::move(options)) {}
 
 WorkerRegistry::~WorkerRegistry() { Stop(); }
 
 void WorkerRegistry::Start() {
+  if (options_.directory != nullptr) options_.directory->Start([this] { Wake(); });
   thread_ = std::thread([this] { ResolveLoop(); });
 }
 
@@ -57,6 +102,7 @@ void WorkerRegistry::Stop() {
     stopping_ = true;
     stop_changed_.notify_all();
   }
+  if (options_.directory != nullptr) options_.directory->Stop();
   if (thread_.joinable()) thread_.join();
   // All first: one link may be waiting for the tokenizer another one fetches.
   for (const auto& [key, link] : links_) link->BeginStop();
@@ -66,36 +112,82 @@ void WorkerRegistry::Stop() {
 void WorkerRegistry::ResolveLoop() {
   while (true) {
     ResolveAll();
+    const Clock::time_point resolved = Clock::now();
     std::unique_lock<std::mutex> lock(mutex_);
-    if (stop_changed_.wait_for(lock, options_.resolve_interval, [this] { return stopping_; })) return;
+    stop_changed_.wait_until(lock, resolved + options_.resolve_interval, [this] { return stopping_ || woken_; });
+    const Clock::time_point not_before =
+        resolved + std::min(options_.shortest_resolve_interval, options_.resolve_interval);
+    if (stop_changed_.wait_until(lock, not_before, [this] { return stopping_; })) return;
+    woken_ = false;
   }
 }
 
+void WorkerRegistry::Wake() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  woken_ = true;
+  stop_changed_.notify_all();
+}
+
+void WorkerRegistry::SetUnresolved(const Key& key, const absl::Status& status) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto [entry, is_new] = unresolved_.emplace(key, std::string(status.message()));
+  entry->second = std::string(status.message());
+  if (is_new) Log(Severity::kWarning, "worker_name_unresolved").With("name", key.second).With("error", status);
+}
+
+bool WorkerRegistry::ListTarget(Stage stage, const std::string& target, Listed* listed) {
+  const absl::StatusOr<std::vector<std::string>> addresses = options_.resolver(target);
+  const Key key(stage, target);
+  asked_.insert(key);
+  if (!addresses.ok()) {
+    SetUnresolved(key, addresses.status());
+    return false;
+  }
+  const std::string host = CertifiedHost(target);
+  for (const std::string& address : *addresses) listed->emplace(Key(stage, address), host);
+  std::lock_guard<std::mutex> lock(mutex_);
+  unresolved_.erase(key);
+  return true;
+}
+
+bool WorkerRegistry::ListDirectory(Listed* listed) {
+  const absl::StatusOr<std::vector<WorkerRecord>> workers = options_.directory->Workers();
+  const Key name(Stage::kPrefill, options_.directory->name());
+  asked_.insert(name);
+  if (!workers.ok()) {
+    SetUnresolved(name, workers.status());
+    return false;
+  }
+  bool complete = true;
+  for (const WorkerRecord& worker : *workers) {
+    const Stage stage = worker.role == "prefill" ? Stage::kPrefill : Stage::kDecode;
+    // One that cannot be resolved is not the others' business.
+    complete = ListTarget(stage, worker.endpoint, listed) && complete;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  unresolved_.erase(name);
+  return complete;
+}
+
 void WorkerRegistry::ResolveAll() {
-  // With the host that each was listed by, which is what its certificate is for.
-  std::map<Key, std::string> listed;
+  asked_.clear();
+  Listed listed;
   // Without an answer for every name of a stage, nothing of that stage can be called gone.
   std::set<Stage> incomplete;
-  const auto resolve = [&](Stage stage, const std::vector<std::string>& targets) {
-    for (const std::string& target : targets) {
-      const absl::StatusOr<std::vector<std::string>> addresses = options_.resolver(target);
-      const Key key(stage, target);
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (!addresses.ok()) {
-        incomplete.insert(stage);
-        const auto [entry, is_new] = unresolved_.emplace(key, std::string(addresses.status().message()));
-        if (is_new) {
-          Log(Severity::kWarning, "worker_name_unresolved").With("name", target).With("error", addresses.status());
-        }
-        continue;
-      }
-      unresolved_.erase(key);
-      const std::string host = target.substr(0, target.rfind(':'));
-      for (const std::string& address : *addresses) listed.emplace(Key(stage, address), host);
+  for (const std::string& target : options_.prefill) {
+    if (!ListTarget(Stage::kPrefill, target, &listed)) incomplete.insert(Stage::kPrefill);
+  }
+  for (const std::string& target : options_.decode) {
+    if (!ListTarget(Stage::kDecode, target, &listed)) incomplete.insert(Stage::kDecode);
+  }
+  if (options_.directory != nullptr && !ListDirectory(&listed)) incomplete = {Stage::kPrefill, Stage::kDecode};
+  {
+    // What a directory no longer lists need not resolve.
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (auto entry = unresolved_.begin(); entry != unresolved_.end();) {
+      entry = asked_.count(entry->first) > 0 ? std::next(entry) : unresolved_.erase(entry);
     }
-  };
-  resolve(Stage::kPrefill, options_.prefill);
-  resolve(Stage::kDecode, options_.decode);
+  }
 
   for (const auto& [key, host] : listed) {
     if (links_.count(key) > 0) continue;
@@ -143,7 +235,13 @@ void WorkerRegistry::OnLink(const WorkerSnapshot& snapshot) {
   const Key key(snapshot.stage, snapshot.endpoint);
   std::lock_guard<std::mutex> lock(mutex_);
   if (IsDuplicate(snapshot)) return Unpublish(key);
-  published_[key] = snapshot;
+  WorkerSnapshot& published = published_[key];
+  // Its name may point elsewhere by now.
+  if (published.state == WorkerState::kServing && snapshot.state == WorkerState::kUnreachable) {
+    woken_ = true;
+    stop_changed_.notify_all();
+  }
+  published = snapshot;
   for (FleetObserver* observer : observers_) observer->OnWorker(snapshot);
 }
 

@@ -19,6 +19,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
+#include "common/rpc/host_port.h"
 #include "common/rpc/shutdown_signal.h"
 
 namespace baton {
@@ -30,25 +31,6 @@ constexpr size_t kMaxModelNameBytes = 128;
 constexpr int64_t kQuietLoadBytes = int64_t{256} << 20;
 constexpr absl::Duration kTerminalProgressInterval = absl::Milliseconds(100);
 constexpr absl::Duration kLogProgressInterval = absl::Seconds(5);
-
-std::string HostPortProblem(absl::string_view text) {
-  const std::string problem = absl::StrCat("expected HOST:PORT, got \"", std::string(text), "\"");
-  const size_t colon = text.rfind(':');
-  if (colon == absl::string_view::npos || colon == 0) return problem;
-  const absl::string_view host = text.substr(0, colon);
-  const absl::string_view port_text = text.substr(colon + 1);
-  const bool bracketed = host.front() == '[' && host.back() == ']' && host.size() > 2;
-  if (!bracketed && host.find(':') != absl::string_view::npos) {
-    return absl::StrCat("an IPv6 address needs brackets: [ADDRESS]:PORT, got \"", std::string(text), "\"");
-  }
-  if (host.find_first_of(" \t\r\n/") != absl::string_view::npos) return problem;
-  int port = 0;
-  const bool digits = !port_text.empty() && port_text.find_first_not_of("0123456789") == absl::string_view::npos;
-  if (!digits || !absl::SimpleAtoi(port_text, &port) || port > 65535) {
-    return absl::StrCat("the port of \"", std::string(text), "\" must be a number from 0 to 65535");
-  }
-  return "";
-}
 
 // Written so that NaN, which CLI::Range lets through, fails.
 CLI::Validator IsGracePeriod() {
@@ -119,6 +101,10 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->check(IsHostPort())
       ->type_name("HOST:PORT")
       ->capture_default_str();
+  app.add_option("--advertise", flags->advertise, "Where others reach this worker (default: where it listens)")
+      ->check(IsHostPort())
+      ->type_name("HOST:PORT");
+  AddEtcdFlags(app, &flags->etcd);
   app.add_option("--metrics", flags->metrics, "Where to serve Prometheus metrics, or \"off\"")
       ->check([](const std::string& text) { return text == "off" ? std::string() : HostPortProblem(text); })
       ->type_name("HOST:PORT|off")

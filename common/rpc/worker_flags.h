@@ -24,6 +24,7 @@
 #include "absl/types/optional.h"
 #include "common/model/model.h"
 #include "common/rpc/engine_flags.h"
+#include "common/rpc/etcd.h"
 #include "common/rpc/log_flags.h"
 #include "common/rpc/tls.h"
 
@@ -34,6 +35,9 @@ struct WorkerFlags {
   // Empty: the directory's name.
   std::string model_name;
   std::string listen;
+  // Where others reach this worker. Empty: where it listens.
+  std::string advertise;
+  EtcdOptions etcd;
   // "off": no metrics endpoint.
   std::string metrics = "127.0.0.1:0";
   EngineFlags engine;

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
@@ -17,6 +18,7 @@
 #include "common/compute/blas_core.h"
 #include "common/model/weights.h"
 #include "common/observe/log.h"
+#include "common/rpc/etcd_registration.h"
 #include "common/rpc/memory_plan.h"
 #include "common/rpc/server.h"
 #include "common/rpc/shutdown_signal.h"
@@ -83,7 +85,15 @@ void LogBlasCore(const BlasCoreChoice& choice) {
   }
 }
 
+void WarnOfWildcard(const std::string& endpoint, bool told_to_others) {
+  if (!told_to_others || !(absl::StartsWith(endpoint, "0.0.0.0:") || absl::StartsWith(endpoint, "[::]:"))) return;
+  Log(Severity::kWarning, "wildcard_endpoint")
+      .With("listen", endpoint)
+      .With("advice", "give --advertise HOST:PORT, or processes on other machines cannot reach this one");
+}
+
 absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, WorkerRole* role) {
+  BATON_RETURN_IF_ERROR(CheckEtcdOptions(flags.etcd));
   if (!flags.cpus.empty()) BATON_RETURN_IF_ERROR(PinProcess(flags.cpus));
   Metrics metrics(role_name);
   BATON_ASSIGN_OR_RETURN(const std::shared_ptr<TlsCredentials> tls, TlsCredentials::Create(flags.tls));
@@ -142,8 +152,15 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
       is_prefill ? worker::v1::Prefill::service_full_name() : worker::v1::Decode::service_full_name();
   for (grpc::Service* service : role->services()) server.AddService(service, role_service);
   BATON_RETURN_IF_ERROR(server.Start());
-  role->OnListening(server.address());
+  const std::string endpoint = flags.advertise.empty() ? server.address() : flags.advertise;
+  WarnOfWildcard(endpoint, !is_prefill || flags.etcd.enabled());
+  role->OnListening(endpoint);
   server.SetServing(true);
+  std::unique_ptr<EtcdRegistration> registration;
+  if (flags.etcd.enabled()) {
+    registration = std::make_unique<EtcdRegistration>(
+        flags.etcd, WorkerRecord{role_name, endpoint, context.model_name, context.boot_id});
+  }
   Log(Severity::kInfo, "serving")
       .With("listen", server.address())
       .With("metrics", metrics_url)
@@ -161,6 +178,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   server.SetServing(false);
   load.SetDraining();
   role->OnDraining();
+  if (registration != nullptr) registration->Withdraw();
   if (!gate.Drain(absl::Seconds(flags.grace_seconds)) && !gate.Drain(role->OnGraceOver())) {
     Log(Severity::kWarning, "grace_period_over").With("cancelled", gate.inside());
   }

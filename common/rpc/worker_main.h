@@ -72,8 +72,8 @@ class WorkerRole {
   virtual absl::Status Start(const WorkerContext& context) = 0;
   // The role's services (baton.worker.v1.Worker is added for it). They outlive the server.
   virtual std::vector<grpc::Service*> services() = 0;
-  // The server is bound to `address` (host:port) and about to accept requests.
-  virtual void OnListening(const std::string& address) {}
+  // The server is about to accept requests; others reach it at `endpoint` (host:port).
+  virtual void OnListening(const std::string& endpoint) {}
   // SIGTERM has come, and nothing new comes in any more; what runs has the grace period to end.
   virtual void OnDraining() {}
   // It is over, and some still run. Returns how long they get to end in good order.

@@ -133,6 +133,82 @@ TEST_F(RegistryTest, OneProcessAtTwoAddressesCountsOnce) {
   }));
 }
 
+// Workers that are known from elsewhere.
+class FakeDirectory final : public WorkerDirectory {
+ public:
+  std::string name() const override { return "the directory"; }
+  void Start(std::function<void()> changed) override { changed_ = std::move(changed); }
+  void Stop() override {}
+  absl::StatusOr<std::vector<WorkerRecord>> Workers() const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return workers_;
+  }
+  void Set(absl::StatusOr<std::vector<WorkerRecord>> workers) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      workers_ = std::move(workers);
+    }
+    if (changed_) changed_();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  absl::StatusOr<std::vector<WorkerRecord>> workers_ = absl::UnavailableError("has not answered yet");
+  std::function<void()> changed_;
+};
+
+TEST_F(RegistryTest, WorkersOfADirectory) {
+  FakePrefill prefill;
+  FakeDecode decode;
+  const auto directory = std::make_shared<FakeDirectory>();
+  WorkerRegistryOptions options;
+  options.directory = directory;
+  Start(options);
+  ASSERT_TRUE(Has("the directory", WorkerState::kUnreachable));
+  const WorkerRecord first = {"prefill", prefill.address(), "m", "p"};
+  directory->Set(std::vector<WorkerRecord>{first, {"decode", decode.address(), "m", "d"}});
+  ASSERT_TRUE(Has(prefill.address(), WorkerState::kServing));
+  ASSERT_TRUE(Has(decode.address(), WorkerState::kServing));
+  EXPECT_EQ(registry_->Workers().size(), 2u);
+  // Withdrawn: followed until it stops serving, then dropped.
+  directory->Set(std::vector<WorkerRecord>{first});
+  EXPECT_TRUE(Has(decode.address(), WorkerState::kServing));
+  decode.Die();
+  EXPECT_TRUE(Eventually([&] { return registry_->Workers().size() == 1; }));
+  // One whose name does not resolve is shown, and forgotten with its record.
+  directory->Set(std::vector<WorkerRecord>{first, {"decode", "no-such-host.invalid:1", "m", "d"}});
+  EXPECT_TRUE(Has("no-such-host.invalid:1", WorkerState::kUnreachable));
+  directory->Set(std::vector<WorkerRecord>{first});
+  EXPECT_TRUE(Eventually([&] { return registry_->Workers().size() == 1; }));
+  EXPECT_TRUE(Has(prefill.address(), WorkerState::kServing));
+}
+
+TEST_F(RegistryTest, ALostWorkersNameIsResolvedAtOnce) {
+  FakeDecode a;
+  FakeDecode b;
+  std::mutex mutex;
+  std::string address = a.address();
+  WorkerRegistryOptions options;
+  options.decode = {"decode.test:7201"};
+  options.resolver = [&](const std::string&) -> absl::StatusOr<std::vector<std::string>> {
+    std::lock_guard<std::mutex> lock(mutex);
+    return std::vector<std::string>{address};
+  };
+  options.link.first_pause = std::chrono::milliseconds(5);
+  // Longer than a test may take.
+  options.resolve_interval = std::chrono::hours(1);
+  options.shortest_resolve_interval = std::chrono::milliseconds(1);
+  registry_ = std::make_unique<WorkerRegistry>(std::move(options));
+  registry_->Start();
+  ASSERT_TRUE(Has(a.address(), WorkerState::kServing));
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    address = b.address();
+  }
+  a.Die();
+  EXPECT_TRUE(Has(b.address(), WorkerState::kServing));
+}
+
 // Counts who fetches what.
 TEST(TokenizerCacheTest, FetchesOncePerHash) {
   TokenizerCache cache;
@@ -177,6 +253,15 @@ TEST(ResolveTargetTest, NumericAndBad) {
   EXPECT_THAT(*ResolveTarget("localhost:80"), ElementsAre("127.0.0.1:80"));
   EXPECT_FALSE(ResolveTarget("no-such-host.invalid:80").ok());
   EXPECT_FALSE(ResolveTarget("nothing").ok());
+  EXPECT_FALSE(ResolveTarget("srv:_grpc._tcp.no-such-name.invalid").ok());
+}
+
+TEST(ResolveTargetTest, WhatATargetMayBe) {
+  EXPECT_EQ(TargetProblem("decode.example:7201"), "");
+  EXPECT_EQ(TargetProblem("srv:_grpc._tcp.decode.example"), "");
+  EXPECT_THAT(TargetProblem("srv:"), HasSubstr("srv:NAME"));
+  EXPECT_THAT(TargetProblem("srv:decode.example:7201"), HasSubstr("srv:NAME"));
+  EXPECT_THAT(TargetProblem("decode.example"), HasSubstr("HOST:PORT"));
 }
 
 }  // namespace
