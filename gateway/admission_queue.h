@@ -1,39 +1,44 @@
-// Who may run, and who waits. At most max_running requests run; others wait by (priority, arrival), at most max_queue
-// of them, at most queue_timeout each. A request runs when it has a slot and the router has found it workers with room,
-// so one that waits for a full model is passed by requests for another, but never by a later one for its own.
+// Who may run, and who waits. At most max_running requests run; others wait, at most max_queue of them with at most
+// max_queue_tokens of work, at most queue_timeout each, in the order of gateway/fair_order.h. A request runs when it
+// has a slot and the router has found it workers with room, so one that waits for a full model is passed by requests
+// for another, but never by one behind it for its own.
 //
-//   auto ticket = std::make_shared<AdmissionTicket>(demand, priority, metrics, on_route);
+// Work is predicted in tokens: the prompt's and all that may be generated. How fast waiting work is served is measured,
+// and says when to try again, and whether a request's deadline can be met at all.
+//
+//   auto ticket = std::make_shared<AdmissionTicket>(request, metrics, on_route);
 //   absl::StatusOr<absl::optional<Route>> route = queue.Enter(ticket);
 //     a route                               runs now
 //     nothing                               waits: on_route is called later, once, on the timers' thread
-//     RESOURCE_EXHAUSTED (QUEUE_FULL), or what Router::Place refuses
+//     RESOURCE_EXHAUSTED (QUEUE_FULL, DEADLINE_TOO_NEAR), or what Router::Place refuses
 //   queue.Requeue(ticket);                  // running, but its workers turned out to be full: wait again, place kept
 //   absl::optional<Route> route = queue.Resume(next, avoid, deadline);
-//                                           // has run, and lost its workers: goes before all that have not, and needs
-//                                           no
-//                                           // slot; `next` is a ticket of its own
+//                                           // has run, and lost its workers: goes before all that have not, and
+//                                           // needs no slot; `next` is a ticket of its own
 //   queue.Leave(ticket);                    // done, cancelled or failed: exactly once at the end of every request;
-//   more
-//                                           // often does no harm
+//                                           // more often does no harm
 //
 // on_route gets a route, RESOURCE_EXHAUSTED (QUEUE_TIMEOUT), or what the router refuses. It may still be called while
 // Leave runs. No lock is held then. Enter, Requeue and Leave may be called with the callers' locks held.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
-#include <tuple>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/optional.h"
+#include "gateway/fair_order.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/router.h"
+#include "gateway/service_rate.h"
 #include "gateway/timers.h"
 
 namespace baton {
@@ -41,7 +46,20 @@ namespace baton {
 struct AdmissionOptions {
   int max_running = 1024;
   int max_queue = 512;
+  // Of predicted work that may wait.
+  int64_t max_queue_tokens = int64_t{4} << 20;
   Clock::duration queue_timeout = std::chrono::seconds(30);
+  FairOrderOptions order;
+};
+
+// What the queue has to know of a request.
+struct AdmissionRequest {
+  Demand demand;
+  int priority = 0;
+  // Clients share fairly; all that are nobody share as one.
+  std::string client;
+  // Of the call; a request that cannot be served by then is refused at once.
+  std::chrono::system_clock::time_point deadline = std::chrono::system_clock::time_point::max();
 };
 
 // One request's place. Made by the request, changed by the queue alone.
@@ -49,25 +67,23 @@ class AdmissionTicket {
  public:
   using OnRoute = std::function<void(absl::StatusOr<Route>)>;
   // `metrics`: whose waiting and running gauges count it.
-  AdmissionTicket(Demand demand, int priority, ModelMetrics* metrics, OnRoute on_route)
-      : demand_(std::move(demand)),
-        group_(demand_.fingerprint + (demand_.state_tokens > 0 ? "decode" : "prefill")),
-        priority_(priority),
+  AdmissionTicket(AdmissionRequest request, ModelMetrics* metrics, OnRoute on_route)
+      : request_(std::move(request)),
+        group_(request_.demand.fingerprint + (request_.demand.state_tokens > 0 ? "decode" : "prefill")),
         metrics_(metrics),
         on_route_(std::move(on_route)) {}
 
-  const Demand& demand() const { return demand_; }
+  const Demand& demand() const { return request_.demand; }
   // From now on a prefill worker computes the prompt. Not while the ticket waits.
-  void WantPrefillWorker() { demand_.may_be_local = false; }
+  void WantPrefillWorker() { request_.demand.may_be_local = false; }
 
  private:
   friend class AdmissionQueue;
   enum class State { kNew, kWaiting, kRunning, kLeft };
 
-  Demand demand_;
+  AdmissionRequest request_;
   // Requests of one group wait for the same workers and keep their order.
   const std::string group_;
-  const int priority_;
   ModelMetrics* const metrics_;
   // Dropped when the ticket leaves, with whatever it holds.
   OnRoute on_route_;
@@ -75,8 +91,9 @@ class AdmissionTicket {
   // Of a request that has a slot by another ticket.
   bool resumes_ = false;
   Avoid avoid_;
-  uint64_t arrival_ = 0;
-  Clock::time_point deadline_;
+  FairOrder::Place place_;
+  // Until when it waits.
+  Clock::time_point patience_;
   Timers::Id timeout_;
 };
 
@@ -100,10 +117,22 @@ class AdmissionQueue {
   int64_t waiting() const;
 
  private:
-  // Resumed ones first, then larger priorities, then the order of arrival.
-  using Key = std::tuple<bool, int, uint64_t>;
+  // Requests that wait for the same workers.
+  struct Group {
+    int waiting = 0;
+    int64_t waiting_tokens = 0;
+    ServiceRate rate;
+  };
 
-  static Key KeyOf(const AdmissionTicket& ticket) { return {!ticket.resumes_, -ticket.priority_, ticket.arrival_}; }
+  bool IsFull(const AdmissionTicket& ticket) const;
+  // How long the ticket, which is about to wait, will do so, as far as that can be told.
+  absl::optional<Clock::duration> PredictWait(const AdmissionTicket& ticket, Clock::time_point now) const;
+  // When to try again.
+  absl::Duration RetryAfter(const Group& group) const;
+  // The ticket leaves before it was served; returns `status`.
+  absl::Status Refuse(AdmissionTicket& ticket, absl::Status status);
+  // Waiting requests in the order in which they are served: resumed ones first.
+  std::vector<std::shared_ptr<AdmissionTicket>> InOrder(Clock::time_point now) const;
   void Insert(const std::shared_ptr<AdmissionTicket>& ticket);
   void SetState(AdmissionTicket& ticket, AdmissionTicket::State state);
   void WakeLocked();
@@ -116,9 +145,15 @@ class AdmissionQueue {
 
   // Guards what follows and every ticket's mutable members.
   mutable std::mutex mutex_;
-  std::map<Key, std::shared_ptr<AdmissionTicket>> waiting_;
+  // By arrival.
+  std::map<uint64_t, std::shared_ptr<AdmissionTicket>> waiting_;
+  // Those that have run before, by arrival here.
+  std::map<uint64_t, std::shared_ptr<AdmissionTicket>> resuming_;
+  uint64_t resumes_ = 0;
+  std::map<std::string, Group> groups_;
+  int64_t waiting_tokens_ = 0;
+  FairOrder order_;
   int running_ = 0;
-  uint64_t arrivals_ = 0;
   bool dispatch_posted_ = false;
 };
 

@@ -168,7 +168,7 @@ void GenerationSession::FindRoute(Branch& branch) {
   Demand demand = DemandOf(plan_, continuation.has_value() ? &*continuation : nullptr);
   if (branch.wants_prefill_worker) demand.may_be_local = false;
   branch.ticket = std::make_shared<AdmissionTicket>(
-      std::move(demand), plan_.priority, plan_.model->metrics,
+      AdmissionRequest{std::move(demand), plan_.priority, record_.identity, deadline_}, plan_.model->metrics,
       [weak, at = &branch, number = branch.number](absl::StatusOr<Route> route) {
         const std::shared_ptr<GenerationSession> session = weak.lock();
         if (session == nullptr) return;

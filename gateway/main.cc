@@ -29,6 +29,7 @@ using baton::GatewayOptions;
 struct Flags {
   GatewayOptions gateway;
   double queue_timeout_seconds = 30;
+  double priority_aging_seconds = 5;
   double grace_seconds = 30;
   double resume_timeout_seconds = 30;
   double stall_timeout_seconds = 10;
@@ -123,6 +124,16 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
   app.add_option("--max-queue", gateway.admission.max_queue, "Requests that may wait; more are refused")
       ->check(CLI::Range(0, 1000000))
       ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--max-queue-tokens", gateway.admission.max_queue_tokens,
+                 "Tokens of work (prompts and what they may generate) that may wait; more are refused")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->type_name("N")
+      ->capture_default_str();
+  app.add_option("--priority-aging", flags->priority_aging_seconds,
+                 "Seconds after which a request that waits counts as one priority higher; 0: never")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option("--queue-timeout", flags->queue_timeout_seconds, "Seconds a request may wait for its turn")
       ->check(CLI::Range(0.0, 86400.0))
@@ -242,6 +253,7 @@ int main(int argc, char** argv) {
   log_options.json = flags.log.json;
   log_options.role = "gateway";
   baton::ConfigureLog(log_options);
+  flags.gateway.admission.order.aging = Seconds(flags.priority_aging_seconds);
   flags.gateway.admission.queue_timeout = Seconds(flags.queue_timeout_seconds);
   flags.gateway.resume_timeout = Seconds(flags.resume_timeout_seconds);
   flags.gateway.stall_timeout = Seconds(flags.stall_timeout_seconds);

@@ -43,13 +43,14 @@ void ScoreSession::Start(absl::StatusOr<ScorePlan> plan) {
   items_ = std::vector<Item>(plan_.continuations.size());
   record_.prompt_tokens = static_cast<int64_t>(plan_.context.size());
   const std::weak_ptr<ScoreSession> weak = weak_from_this();
-  ticket_ = std::make_shared<AdmissionTicket>(DemandOf(plan_, 0), plan_.priority, plan_.model->metrics,
-                                              [weak](absl::StatusOr<Route> route) {
-                                                const std::shared_ptr<ScoreSession> session = weak.lock();
-                                                if (session == nullptr) return;
-                                                std::lock_guard<std::mutex> session_lock(session->mutex_);
-                                                if (!session->ended_) session->OnRoute(std::move(route));
-                                              });
+  ticket_ = std::make_shared<AdmissionTicket>(
+      AdmissionRequest{DemandOf(plan_, 0), plan_.priority, record_.identity, deadline_}, plan_.model->metrics,
+      [weak](absl::StatusOr<Route> route) {
+        const std::shared_ptr<ScoreSession> session = weak.lock();
+        if (session == nullptr) return;
+        std::lock_guard<std::mutex> session_lock(session->mutex_);
+        if (!session->ended_) session->OnRoute(std::move(route));
+      });
   absl::StatusOr<absl::optional<Route>> route = environment_.queue->Enter(ticket_);
   if (!route.ok()) return End(route.status());
   if (route->has_value()) OnRoute(std::move(**route));

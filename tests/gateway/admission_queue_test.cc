@@ -1,6 +1,7 @@
 #include "gateway/admission_queue.h"
 
 #include <future>
+#include <thread>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -20,8 +21,8 @@ class AdmissionQueueTest : public ::testing::Test {
   void SetUp() override { router_.OnWorker(PrefillSnapshot("p:1", 0)); }
   void TearDown() override { timers_.Stop(); }
 
-  void Make(int max_running, int max_queue, Clock::duration timeout = std::chrono::hours(1)) {
-    AdmissionOptions options;
+  void Make(int max_running, int max_queue, Clock::duration timeout = std::chrono::hours(1),
+            AdmissionOptions options = {}) {
     options.max_running = max_running;
     options.max_queue = max_queue;
     options.queue_timeout = timeout;
@@ -40,15 +41,19 @@ class AdmissionQueueTest : public ::testing::Test {
     bool WaitedFor() { return later.wait_for(kPatience) == std::future_status::ready; }
     bool Decided() { return later.wait_for(std::chrono::seconds(0)) == std::future_status::ready; }
   };
-  std::unique_ptr<Request> MakeRequest(int priority = 0, int64_t state_tokens = 0, char mark = 'f') {
+  std::unique_ptr<Request> MakeRequest(int priority = 0, int64_t state_tokens = 0, char mark = 'f',
+                                       int64_t prompt_tokens = 10) {
     auto request = std::make_unique<Request>();
-    Demand demand;
-    demand.fingerprint = std::string(32, mark);
-    demand.model = "tiny";
-    demand.prompt_tokens = 10;
-    demand.state_tokens = state_tokens;
+    AdmissionRequest asked;
+    asked.demand.fingerprint = std::string(32, mark);
+    asked.demand.model = "tiny";
+    asked.demand.prompt_tokens = prompt_tokens;
+    asked.demand.state_tokens = state_tokens;
+    asked.priority = priority;
+    asked.client = client_;
+    asked.deadline = deadline_;
     request->ticket = std::make_shared<AdmissionTicket>(
-        demand, priority, model_metrics_,
+        asked, model_metrics_,
         [promise = request->promise](absl::StatusOr<Route> route) { promise->set_value(std::move(route)); });
     return request;
   }
@@ -74,6 +79,10 @@ class AdmissionQueueTest : public ::testing::Test {
     timers_.Post([&] { done.set_value(); });
     done.get_future().wait();
   }
+
+  // Of the requests that are made next.
+  std::string client_;
+  std::chrono::system_clock::time_point deadline_ = std::chrono::system_clock::time_point::max();
 
   Metrics metrics_{"gateway"};
   GatewayMetrics gateway_metrics_{&metrics_};
@@ -133,6 +142,79 @@ TEST_F(AdmissionQueueTest, PriorityThenArrival) {
     }
   }
   EXPECT_THAT(order, ElementsAre(1, 3, 0, 2));
+}
+
+TEST_F(AdmissionQueueTest, ClientsTakeTurns) {
+  Make(1, 10);
+  auto running = MakeRequest();
+  Run(*running);
+  std::vector<std::unique_ptr<Request>> waiting;
+  for (const char* const client : {"greedy", "greedy", "greedy", "modest"}) {
+    client_ = client;
+    waiting.push_back(MakeRequest());
+    Wait(*waiting.back());
+  }
+  std::vector<int> order;
+  queue_->Leave(running->ticket);
+  for (int i = 0; i < 4; ++i) {
+    Settle();
+    for (int j = 0; j < 4; ++j) {
+      if (!waiting[j] || !waiting[j]->Decided()) continue;
+      order.push_back(j);
+      queue_->Leave(waiting[j]->ticket);
+      waiting[j].reset();
+      break;
+    }
+  }
+  EXPECT_THAT(order, ElementsAre(0, 3, 1, 2));
+}
+
+TEST_F(AdmissionQueueTest, TheQueueIsBoundedInTokens) {
+  AdmissionOptions options;
+  options.max_queue_tokens = 100;
+  Make(1, 10, std::chrono::hours(1), options);
+  auto running = MakeRequest();
+  Run(*running);
+  // Larger than the bound: it may wait as long as nobody else does.
+  auto large = MakeRequest(0, 0, 'f', 500);
+  Wait(*large);
+  auto small = MakeRequest(0, 0, 'f', 1);
+  EXPECT_EQ(ErrorReason(queue_->Enter(small->ticket).status()), "QUEUE_FULL");
+  queue_->Leave(large->ticket);
+  auto first = MakeRequest(0, 0, 'f', 60);
+  auto second = MakeRequest(0, 0, 'f', 40);
+  auto third = MakeRequest(0, 0, 'f', 1);
+  Wait(*first);
+  Wait(*second);
+  EXPECT_EQ(ErrorReason(queue_->Enter(third->ticket).status()), "QUEUE_FULL");
+}
+
+TEST_F(AdmissionQueueTest, ADeadlineThatCannotBeMetIsRefusedAtOnce) {
+  Make(1, 100);
+  auto running = MakeRequest();
+  Run(*running);
+  // Nothing is known of the pace yet: it may wait, however little time it has.
+  deadline_ = std::chrono::system_clock::now() + std::chrono::milliseconds(1);
+  auto hasty = MakeRequest();
+  Wait(*hasty);
+  // A queue of a million tokens, of which ten were served in about a second.
+  deadline_ = std::chrono::system_clock::time_point::max();
+  auto large = MakeRequest(0, 0, 'f', 1000000);
+  Wait(*large);
+  // What the pace is measured over.
+  std::this_thread::sleep_for(std::chrono::milliseconds(600));
+  queue_->Leave(running->ticket);
+  ASSERT_TRUE(hasty->WaitedFor());
+  deadline_ = std::chrono::system_clock::now() + std::chrono::seconds(10);
+  auto late = MakeRequest();
+  const absl::Status status = queue_->Enter(late->ticket).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
+  EXPECT_EQ(ErrorReason(status), "DEADLINE_TOO_NEAR");
+  EXPECT_EQ(RetryDelay(status), absl::Seconds(60));
+  // Another client's share is not behind that queue.
+  client_ = "other";
+  auto other = MakeRequest();
+  Wait(*other);
 }
 
 TEST_F(AdmissionQueueTest, LeavingTheQueueFreesItsPlace) {
