@@ -22,6 +22,7 @@ Gateway::Gateway(const GatewayOptions& options)
       fleet_(&registry_, &queue_, &authenticator_),
       server_(options_.server) {
   if (options_.tls != nullptr) tls_metrics_ = std::make_unique<TlsMetrics>(options_.tls.get(), &metrics_);
+  router_.SetPrefillBacklog(options.prefill_backlog);
   router_.SetCapacityListener([this] { queue_.Wake(); });
   // The router last: when it tells waiting requests of a worker, the catalogue knows it already.
   registry_.AddObserver(&catalog_);

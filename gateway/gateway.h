@@ -43,6 +43,8 @@ struct GatewayOptions {
   WorkerRegistryOptions workers;
   // See SessionEnvironment.
   int max_attempts = 3;
+  // Prefill workers with more to compute than they can in this time take no more.
+  Clock::duration prefill_backlog = std::chrono::seconds(2);
   // See Router.
   int64_t local_prefill_tokens = kLocalPrefillTokens;
   Clock::duration resume_timeout = std::chrono::seconds(30);

@@ -33,15 +33,15 @@ void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
   FirstBranch().choices.resize(static_cast<size_t>(plan_.choices()));
   std::iota(FirstBranch().choices.begin(), FirstBranch().choices.end(), 0);
   const std::weak_ptr<GenerationSession> weak = weak_from_this();
-  ticket_ = std::make_shared<AdmissionTicket>(
-      AdmissionRequest{DemandOf(plan_), plan_.priority, record_.identity, deadline_}, plan_.model->metrics,
-      [weak](absl::StatusOr<Route> route) {
-        const std::shared_ptr<GenerationSession> session = weak.lock();
-        if (session == nullptr) return;
-        std::lock_guard<std::mutex> session_lock(session->mutex_);
-        if (session->ended_) return;
-        session->OnRoute(session->FirstBranch(), std::move(route));
-      });
+  ticket_ =
+      std::make_shared<AdmissionTicket>(AdmissionRequest{DemandOf(plan_), plan_.priority, record_.identity, deadline_},
+                                        plan_.model->metrics, [weak](absl::StatusOr<Route> route) {
+                                          const std::shared_ptr<GenerationSession> session = weak.lock();
+                                          if (session == nullptr) return;
+                                          std::lock_guard<std::mutex> session_lock(session->mutex_);
+                                          if (session->ended_) return;
+                                          session->OnRoute(session->FirstBranch(), std::move(route));
+                                        });
   absl::StatusOr<absl::optional<Route>> route = environment_.queue->Enter(ticket_);
   if (!route.ok()) return Fail(route.status());
 

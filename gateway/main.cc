@@ -30,6 +30,7 @@ struct Flags {
   GatewayOptions gateway;
   double queue_timeout_seconds = 30;
   double priority_aging_seconds = 5;
+  double prefill_backlog_seconds = 2;
   double grace_seconds = 30;
   double resume_timeout_seconds = 30;
   double stall_timeout_seconds = 10;
@@ -132,6 +133,13 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->capture_default_str();
   app.add_option("--priority-aging", flags->priority_aging_seconds,
                  "Seconds after which a request that waits counts as one priority higher; 0: never")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->capture_default_str();
+  app.add_option(
+         "--prefill-backlog", flags->prefill_backlog_seconds,
+         "Seconds of work a prefill worker may have before more requests wait here, where they are served fairly; "
+         "0: no limit")
       ->check(CLI::Range(0.0, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();
@@ -253,6 +261,7 @@ int main(int argc, char** argv) {
   log_options.json = flags.log.json;
   log_options.role = "gateway";
   baton::ConfigureLog(log_options);
+  flags.gateway.prefill_backlog = Seconds(flags.prefill_backlog_seconds);
   flags.gateway.admission.order.aging = Seconds(flags.priority_aging_seconds);
   flags.gateway.admission.queue_timeout = Seconds(flags.queue_timeout_seconds);
   flags.gateway.resume_timeout = Seconds(flags.resume_timeout_seconds);

@@ -29,8 +29,6 @@ struct RequestRecord {
   ModelMetrics* metrics;
   // Usable (IsRequestId): it goes into logs.
   std::string request_id;
-  // A hash of what the caller has shown for itself.
-  std::string identity;
   std::string model;
   // Who asked. `identity` has 32 bytes, zeros for callers who have shown nothing (authenticator.h); `client` is null
   // when keys are not checked, `pass` also before the client was let in.

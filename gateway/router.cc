@@ -19,6 +19,10 @@ namespace {
 
 // A worker says at least once a second how full it is.
 constexpr absl::Duration kRetryAfter = absl::Seconds(1);
+// A worker's pace is that of its last second; of its first, some was idle.
+constexpr double kNewPaceWeight = 0.2;
+// However slow a worker seems, it is not left idle for want of news.
+constexpr double kSmallestBacklogTokens = 1024;
 
 int64_t SaturatingMultiply(int64_t a, int64_t b) {
   int64_t product;
@@ -202,12 +206,18 @@ int64_t Router::TokensToCompute(const Row& row, const Demand& demand) {
   return demand.prompt_tokens;
 }
 
+bool Router::IsBackedUp(const Row& row) const {
+  if (prefill_backlog_ <= Clock::duration::zero() || row.pace <= 0) return false;
+  const double tokens = row.pace * std::chrono::duration<double>(prefill_backlog_).count();
+  return static_cast<double>(row.InUse()) > std::max(tokens, kSmallestBacklogTokens);
+}
+
 absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows, const Demand& demand,
                                                    const Avoid& avoid) const {
   Row* best = nullptr;
   auto best_rank = std::make_tuple(0, int64_t{0}, size_t{0}, uint64_t{0});
   for (Row* row : rows) {
-    if (row->refused) continue;
+    if (row->refused || IsBackedUp(*row)) continue;
     const int64_t work = SaturatingAdd(row->InUse(), TokensToCompute(*row, demand));
     const auto rank = std::make_tuple(row->Reluctance(avoid), work, row->claims.size(), row->last_used);
     if (best != nullptr && rank >= best_rank) continue;
@@ -390,6 +400,7 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
     row.snapshot = snapshot;
     if (!same_process) {
       row.claims.clear();
+      row.pace = 0;
       row.breaker = CircuitBreaker(breaker_options_);
       row.probe = 0;
     }
@@ -402,6 +413,8 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
           snapshot.stage == Stage::kDecode ? snapshot.load.state_bytes_used() : snapshot.load.queued_tokens();
       row.reported = std::max<int64_t>(0, row.reported);
       row.running = std::max<int64_t>(0, snapshot.load.running());
+      const double pace = snapshot.load.tokens_per_second();
+      if (row.reported > 0 && pace > 0) row.pace = row.pace == 0 ? pace : row.pace + kNewPaceWeight * (pace - row.pace);
       row.refused = false;
       row.failed = false;
       for (auto& [id, claim] : row.claims) claim.reported = claim.confirmed;

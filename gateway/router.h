@@ -120,6 +120,9 @@ class Router : public FleetObserver {
   explicit Router(int64_t local_prefill_tokens = kLocalPrefillTokens, const CircuitBreakerOptions& breaker = {})
       : local_prefill_tokens_(local_prefill_tokens), breaker_options_(breaker) {}
 
+  // Before anything else. Prefill workers with more to compute than they can in this time take no more: requests wait
+  // in the gateway, where they are served fairly and can be refused. Zero: no limit.
+  void SetPrefillBacklog(Clock::duration backlog) { prefill_backlog_ = backlog; }
   // Before anything else. Called, without locks, whenever there may be more room.
   void SetCapacityListener(std::function<void()> listener) { capacity_listener_ = std::move(listener); }
 
@@ -156,6 +159,8 @@ class Router : public FleetObserver {
     std::map<uint64_t, Claim> claims;
     // Bytes (decode) or tokens (prefill) in use: the last report, less what was given back since.
     int64_t reported = 0;
+    // Prefill: tokens a second while prompts waited, smoothed; 0: not known yet.
+    double pace = 0;
     // Decode: sequences running, likewise.
     int64_t running = 0;
     // Until the next report.
@@ -183,6 +188,7 @@ class Router : public FleetObserver {
   std::vector<Row*> Serving(Stage stage, const std::string& fingerprint);
   absl::Status NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const;
   absl::StatusOr<Row*> ChooseDecode(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
+  bool IsBackedUp(const Row& row) const;
   absl::StatusOr<Row*> ChoosePrefill(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
   // The decode worker that is to compute the prompt itself, because that takes it no more than `rows_elsewhere`
   // (common/rpc/local_prefill.h); `place` says from where on. Null: none.
@@ -201,6 +207,7 @@ class Router : public FleetObserver {
   Row* Find(const Placement& placement);
 
   const int64_t local_prefill_tokens_;
+  Clock::duration prefill_backlog_ = Clock::duration::zero();
   const CircuitBreakerOptions breaker_options_;
   std::function<void()> capacity_listener_;
 

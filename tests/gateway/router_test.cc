@@ -51,6 +51,34 @@ TEST_F(RouterTest, SaysWhatIsMissing) {
   EXPECT_TRUE(router_.Place(For(10, 0)).ok());
 }
 
+TEST_F(RouterTest, APrefillWorkerWithTooMuchToDoTakesNoMore) {
+  router_.SetPrefillBacklog(std::chrono::seconds(2));
+  const auto report = [&](int64_t queued, double pace, uint64_t number) {
+    WorkerSnapshot snapshot = PrefillSnapshot("p:1", queued, 'f', number);
+    snapshot.load.set_tokens_per_second(pace);
+    router_.OnWorker(snapshot);
+  };
+  // Its pace is not known: idle seconds say nothing of it.
+  report(0, 10, 1);
+  router_.OnWorker(PrefillSnapshot("p:1", 1000000, 'f', 2));
+  EXPECT_TRUE(router_.Place(For(10, 0)).ok());
+  report(7900, 4000, 3);
+  absl::StatusOr<Route> first = router_.Place(For(200, 0));
+  ASSERT_TRUE(first.ok()) << first.status();
+  // 8100 tokens take more than two seconds.
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.Place(For(200, 0)).status()));
+  // Other workers are not concerned.
+  router_.OnWorker(PrefillSnapshot("p:2", 0));
+  EXPECT_TRUE(router_.Place(For(200, 0)).ok());
+  router_.OnWorkerRemoved("p:2", Stage::kPrefill);
+  report(100, 4000, 4);
+  EXPECT_TRUE(router_.Place(For(200, 0)).ok());
+  // However slow it seems to be, it gets something.
+  for (uint64_t number = 5; number < 60; ++number) report(800, 1, number);
+  first = absl::StatusOr<Route>();
+  EXPECT_TRUE(router_.Place(For(200, 0)).ok());
+}
+
 TEST_F(RouterTest, OtherFingerprintsDoNotCount) {
   router_.OnWorker(PrefillSnapshot("p:1", 0));
   router_.OnWorker(DecodeSnapshot("d:1", 0, 10000, 'g'));
