@@ -1,4 +1,5 @@
 """The manifests as kustomize makes them: what refers to what, which flags, who may talk to whom, what is hardened."""
+import os
 import shutil
 import subprocess
 
@@ -161,3 +162,35 @@ def test_overlay_changes_what_it_means_to():
                   if "persistentVolumeClaim" in v}
         assert claims == {"baton-models", "baton-weights"}
         assert all(("PersistentVolumeClaim", claim) in objects for claim in claims)
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("overlay").resolve()
+    inside = {name: os.path.relpath(DIRECTORY / name, directory) for name in ("base", "tls")}
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(
+        {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [inside["base"]],
+         "components": [inside["tls"]]}))
+    return build(directory)
+
+
+def test_tls_on_every_hop(encrypted):
+    clients = {"gateway": True, "prefill": True, "decode": False}
+    for role in ROLES:
+        spec = pod(encrypted, role)
+        container = spec["containers"][0]
+        arguments = container["args"]
+        programs.check_flags(f"baton-{role}", arguments, role)
+        assert {"name": "tls", "mountPath": "/etc/baton/tls", "readOnly": True} in container["volumeMounts"]
+        assert any(volume.get("secret", {}).get("secretName") == "baton-tls" for volume in spec["volumes"])
+        # Nobody is asked without a certificate of ours but gateways, whose clients are not ours.
+        assert (programs.flag_value(arguments, "--tls-client-ca") is not None) == (role != "gateway")
+        assert (programs.flag_value(arguments, "--tls-ca") is not None) == clients[role]
+        # The health check speaks TLS, by the names that the certificate has.
+        for probe in ("readinessProbe", "startupProbe"):
+            assert container[probe]["exec"]["command"][-1] == "health" and "grpc" not in container[probe]
+        environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+        listen = programs.flag_value(arguments, "--listen").split(":")[1]
+        assert environment["BATON_GATEWAY"] == f"127.0.0.1:{listen}"
+        assert ("Service", environment["BATON_TLS_SERVER_NAME"]) in encrypted
+        assert ("BATON_TLS_CERT" in environment) == (role != "gateway")
