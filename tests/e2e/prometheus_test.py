@@ -151,9 +151,7 @@ def test_names_are_the_documented_ones(fleet):
                 base = re.sub(r"_(bucket|sum|count)$", "", name)
                 exposed.add(base if base in documented else name)
     assert exposed <= documented
-    # This fleet has neither keys nor certificates: access_test.py and tls_test.py see these.
-    secured = re.compile("baton_(client_|unauthenticated_|api_keys|reloads_|tls_)")
-    assert {name for name in documented if not secured.match(name)} <= exposed
+    assert {name for name in documented if not SECURED.match(name)} <= exposed
 
 
 def test_dashboards_and_rules_find_what_they_ask_for(fleet, prometheus):
