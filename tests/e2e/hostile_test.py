@@ -170,8 +170,10 @@ def test_oversized_metadata(fleet):
     failure = failure_of(lambda: fleet.inference.Generate(
         chat("Hello"), metadata=[("x-large", "y" * 6000), ("x-larger", "z" * 60000)], timeout=30))
     assert failure.code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    # What is within the limit passes.
-    fleet.inference.Generate(chat("Hello", stopping=exactly(1)), metadata=[("x-large", "y" * 6000)], timeout=30)
+    # What is within the limit passes; on a connection of its own, since gRPC may close the one with the oversized call.
+    with fleet.new_channel() as channel:
+        inference_pb2_grpc.InferenceStub(channel).Generate(chat("Hello", stopping=exactly(1)),
+                                                           metadata=[("x-large", "y" * 6000)], timeout=30)
 
     with under_attack(fleet, fleet.gateway):
         # Headers without an end.
