@@ -191,7 +191,7 @@ TEST(ArrivalTraceTest, ReadsLines) {
 }
 
 TEST(ArrivalTraceTest, NamesTheLineThatIsWrong) {
-  for (const std::string& bad :
+  for (const char* const bad :
        {"1,2", "1,2,3,4", "x,2,3", "nan,2,3", "inf,2,3", "1,0,3", "1,2,-3", "1,2,3.5", "0,99999999999,1", "-5,1,1"}) {
     const absl::StatusOr<Workload> workload = ParseArrivalTrace("0,1,1\n" + std::string(bad) + "\n", "trace.csv");
     EXPECT_EQ(workload.status().code(), absl::StatusCode::kInvalidArgument) << bad;

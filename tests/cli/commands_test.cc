@@ -82,7 +82,7 @@ TEST_F(CommandsTest, ScoreReadsLinesAndKeepsTheirOrder) {
 TEST_F(CommandsTest, ScoreNamesTheLineThatIsWrong) {
   gateway_.score = MinusLength;
   const std::string good = R"({"context": "a", "continuation": "b"})";
-  for (const std::string& bad : {"", "{", "[]", R"({"context": "a"})", R"({"context": 1, "continuation": "b"})",
+  for (const std::string bad : {"", "{", "[]", R"({"context": "a"})", R"({"context": 1, "continuation": "b"})",
                                  R"({"context": "a", "continuation": [1]})"}) {
     const CliResult result = Run({"score", "--jsonl", "-"}, good + "\n" + bad + "\n" + good + "\n");
     EXPECT_EQ(result.code, 2) << bad;

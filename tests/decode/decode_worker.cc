@@ -275,7 +275,9 @@ DecodeWorker::DecodeWorker(const DecodeWorkerOptions& options)
 DecodeWorker::~DecodeWorker() {
   server_.Stop(absl::ZeroDuration());
   service_.Stop();
-  if (!keeps_sessions_) EXPECT_EQ(budget_.used(), 0);
+  if (!keeps_sessions_) {
+    EXPECT_EQ(budget_.used(), 0);
+  }
   EXPECT_EQ(gate_.inside(), 0);
 }
 

@@ -92,7 +92,7 @@ TEST_F(PrefillPromptTest, EndpointsAreHostAndPort) {
     SetEndpoint(bad);
     EXPECT_TRUE(absl::IsInvalidArgument(Check().status())) << bad;
   }
-  SetEndpoint(std::string(1000, 'a') + ":80");
+  SetEndpoint(std::string(1000, 'a').append(":80"));
   EXPECT_TRUE(absl::IsInvalidArgument(Check().status()));
 }
 

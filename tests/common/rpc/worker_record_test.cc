@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 
 namespace baton {
 namespace {
@@ -45,8 +46,9 @@ TEST(WorkerRecordTest, EverythingElseIsRefused) {
       {R"({"role":"decode","endpoint":"h:99999","model":"m","boot":"b"})", "0 to 65535"},
       {R"({"role":"decode","endpoint":"h:1","model":"a b","boot":"b"})", "printable"},
       {R"({"role":"decode","endpoint":"h:1","model":"m","boot":""})", "printable"},
-      {R"({"role":"decode","endpoint":"h:1","model":")" + std::string(200, 'm') + R"(","boot":"b"})", "128"},
-      {std::string(5000, ' ') + kRecord, "too long"},
+      {absl::StrCat(R"({"role":"decode","endpoint":"h:1","model":")", std::string(200, 'm'), R"(","boot":"b"})"),
+       "128"},
+      {absl::StrCat(std::string(5000, ' '), kRecord), "too long"},
       {std::string(3000, '['), "JSON object"},
   };
   for (const auto& test : cases) {
