@@ -86,7 +86,9 @@ def test_falls_back_when_there_is_no_memory_to_share(launch_for_test):
 @pytest.mark.parametrize("transport", ["shm", "grpc"])
 def test_kill_in_mid_write(launch_for_test, role, transport):
     """kill -9 while state is on its way: the other side gives everything back, and nothing is left in the system."""
-    fleet = launch_for_test(prefill_flags=SLOW + ["--handoff-transport", transport])
+    # Nobody else could go on with it.
+    fleet = launch_for_test(prefill_flags=SLOW + ["--handoff-transport", transport],
+                            gateway_flags=["--resume-timeout", "0"])
     expected = Answer(fleet.stream(long_request(600, 3))).ids
     fleet.wait_idle()
     for _ in range(3):
