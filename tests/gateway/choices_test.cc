@@ -285,7 +285,12 @@ TEST_F(ChoicesTest, UnaryAnswersHoldAllChoices) {
   EXPECT_TRUE(response.finished().choices().empty());
 }
 
-TEST_F(ChoicesTest, AFailureAfterFirstTokensEndsTheRequestAsForOne) {
+class ImpatientChoicesTest : public ChoicesTest {
+ protected:
+  ImpatientChoicesTest() { options_.resume_timeout = Clock::duration::zero(); }
+};
+
+TEST_F(ImpatientChoicesTest, AFailureAfterFirstTokensEndsTheRequestAsForOne) {
   Running running = Begin(RequestOf(2));
   running.prefill->Push(FirstOf({400, 401}));
   ASSERT_TRUE(running.client->Next().has_value());

@@ -73,6 +73,8 @@ TEST_F(GatewayTest, ARestartedWorkerIsUsedAgain) {
   auto decode = std::make_unique<FakeDecode>();
   AddWorker(prefill);
   AddWorker(*decode);
+  // Nobody else could go on with what is lost.
+  options_.resume_timeout = Clock::duration::zero();
   StartGatewayWith(2);
   const std::string address = decode->address();
 
