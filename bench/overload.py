@@ -29,8 +29,8 @@ def start(program, *flags):
 
 def measure(bin_dir, gateway, options, rate, out):
     subprocess.run([bin_dir / "bench_serve", "--gateway", gateway, "--rate", str(rate), "--duration",
-                    str(options.seconds), "--warmup", "3", "--prompt-tokens", str(options.prompt_tokens),
-                    "--output-tokens", str(options.output_tokens), "--slo-ttft-ms", str(options.ttft_ms), "--timeout",
+                    str(options.seconds), "--warmup", "3", "--prompt-tokens", f"fixed:{options.prompt_tokens}",
+                    "--output-tokens", f"fixed:{options.output_tokens}", "--slo-ttft-ms", str(options.ttft_ms), "--timeout",
                     str(options.ttft_ms / 1000 + 20), "--connections", "8", "--quiet", "--json", str(out)],
                    check=False, stdout=subprocess.DEVNULL)
     return json.loads(out.read_text())

@@ -287,7 +287,10 @@ TEST_F(ChoicesTest, UnaryAnswersHoldAllChoices) {
 
 class ImpatientChoicesTest : public ChoicesTest {
  protected:
-  ImpatientChoicesTest() { options_.resume_timeout = Clock::duration::zero(); }
+  ImpatientChoicesTest() {
+    options_.resume_timeout = Clock::duration::zero();
+    options_.stall_timeout = std::chrono::milliseconds(100);
+  }
 };
 
 TEST_F(ImpatientChoicesTest, AFailureAfterFirstTokensEndsTheRequestAsForOne) {
