@@ -83,7 +83,7 @@ TEST_F(CommandsTest, ScoreNamesTheLineThatIsWrong) {
   gateway_.score = MinusLength;
   const std::string good = R"({"context": "a", "continuation": "b"})";
   for (const std::string bad : {"", "{", "[]", R"({"context": "a"})", R"({"context": 1, "continuation": "b"})",
-                                 R"({"context": "a", "continuation": [1]})"}) {
+                                R"({"context": "a", "continuation": [1]})"}) {
     const CliResult result = Run({"score", "--jsonl", "-"}, good + "\n" + bad + "\n" + good + "\n");
     EXPECT_EQ(result.code, 2) << bad;
     EXPECT_THAT(result.err, HasSubstr("baton: line 2: it is ")) << bad;

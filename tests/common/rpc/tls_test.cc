@@ -34,7 +34,9 @@ TEST(Tls, FlagsThatDoNotGoTogetherAndFilesThatAreNot) {
   const TemporaryDirectory directory;
   directory.Write("empty", "");
   const std::string empty = directory.path() + "/empty";
-  const auto error = [](const TlsFlags& flags) { return std::string(TlsCredentials::Create(flags).status().message()); };
+  const auto error = [](const TlsFlags& flags) {
+    return std::string(TlsCredentials::Create(flags).status().message());
+  };
   EXPECT_THAT(error({.cert = "a"}), HasSubstr("--tls-cert needs --tls-key"));
   EXPECT_THAT(error({.client_ca = "a"}), HasSubstr("--tls-client-ca needs --tls-cert"));
   EXPECT_THAT(error({.ca = "a", .client_key = "b"}), HasSubstr("--tls-client-key needs --tls-client-cert"));
