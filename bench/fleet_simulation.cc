@@ -7,12 +7,12 @@
 #include <utility>
 
 #include "common/base/status_macros.h"
+#include "common/state/prefix_chain.h"
 #include "prefill/prompt_scheduler.h"
 
 namespace baton {
 namespace {
 
-constexpr int64_t kBlockTokens = 64;
 constexpr int kNoWorker = -1;
 
 struct Request {
@@ -114,7 +114,8 @@ class Simulation {
     ++decode_[request.decode].requests;
 
     const double cached = options_.cached_share * static_cast<double>(item.prompt_tokens);
-    request.cached = std::min(static_cast<int64_t>(cached) / kBlockTokens * kBlockTokens, item.prompt_tokens - 1);
+    request.cached =
+        std::min(static_cast<int64_t>(cached) / kPrefixBlockTokens * kPrefixBlockTokens, item.prompt_tokens - 1);
     const auto least = std::min_element(prefill_.begin(), prefill_.end(), [](const auto& a, const auto& b) {
       return a.scheduler.queued_tokens() < b.scheduler.queued_tokens();
     });

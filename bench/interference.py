@@ -10,40 +10,27 @@ import pathlib
 import subprocess
 import sys
 
-processes = []
+from fleet_processes import Fleet
 
 
-def start(program, *flags):
-    process = subprocess.Popen([str(program), "--listen", "127.0.0.1:0", *flags], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL)
-    processes.append(process)
-    line = process.stdout.readline().decode()
-    if not line.startswith("READY "):
-        sys.exit(f"{program} did not start; try it by hand: {program} {' '.join(flags)}")
-    return dict(field.split("=", 1) for field in line.split()[1:])["listen"]
-
-
-def fleet(bin_dir, model, prefill_cpu, decode_cpu):
+def gateway_of(fleet, model, prefill_cpu, decode_cpu):
     common = ["--model", model, "--threads", "1", "--memory", "2GiB"]
-    prefill = start(bin_dir / "baton-prefill", *common, "--cpus", prefill_cpu)
-    decode = start(bin_dir / "baton-decode", *common, "--cpus", decode_cpu)
-    return start(bin_dir / "baton-gateway", "--prefill-worker", prefill, "--decode-worker", decode)
+    prefill = fleet.start("baton-prefill", *common, "--cpus", prefill_cpu)["listen"]
+    decode = fleet.start("baton-decode", *common, "--cpus", decode_cpu)["listen"]
+    return fleet.start("baton-gateway", "--prefill-worker", prefill, "--decode-worker", decode)["listen"]
 
 
 def main():
     if len(sys.argv) < 4:
         sys.exit(__doc__)
-    bin_dir, model, out = pathlib.Path(sys.argv[1]) / "bin", sys.argv[2], pathlib.Path(sys.argv[3])
-    try:
-        separated = fleet(bin_dir, model, "0", "1")
-        one_core = fleet(bin_dir, model, "1", "1")
+    model, out = sys.argv[2], pathlib.Path(sys.argv[3])
+    with Fleet(sys.argv[1]) as fleet:
+        separated = gateway_of(fleet, model, "0", "1")
+        one_core = gateway_of(fleet, model, "1", "1")
         return subprocess.run([
-            str(bin_dir / "bench_serve"), "--interference", f"separated={separated},one-core={one_core}",
+            str(fleet.bin_dir / "bench_serve"), "--interference", f"separated={separated},one-core={one_core}",
             "--json", str(out / "interference.json"), "--svg", str(out / "interference.svg"), *sys.argv[4:],
         ]).returncode
-    finally:
-        for process in processes:
-            process.kill()
 
 
 if __name__ == "__main__":

@@ -10,23 +10,12 @@ meanwhile, in milliseconds, and how many of the prompts the decode worker comput
 """
 import argparse
 import json
-import pathlib
 import statistics
 import subprocess
 import sys
 import urllib.request
 
-processes = []
-
-
-def start(program, *flags):
-    process = subprocess.Popen([str(program), "--listen", "127.0.0.1:0", *flags], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL)
-    processes.append(process)
-    line = process.stdout.readline().decode()
-    if not line.startswith("READY "):
-        sys.exit(f"{program} did not start; try it by hand: {program} {' '.join(flags)}")
-    return dict(field.split("=", 1) for field in line.split()[1:])
+from fleet_processes import Fleet
 
 
 def measure(bench, setups, length, streams, seconds):
@@ -52,19 +41,18 @@ def main():
     parser.add_argument("--streams", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=3)
     options, worker_flags = parser.parse_known_args()
-    bin_dir = pathlib.Path(options.build) / "bin"
     common = ["--model", options.model, "--threads", "1", "--memory", "2GiB", *worker_flags]
-    try:
+    with Fleet(options.build) as fleet:
         # Random prompts have no beginnings in common; the cache would only take time.
-        prefill = start(bin_dir / "baton-prefill", *common, "--cpus", "0", "--prefix-cache", "off")
-        decode = start(bin_dir / "baton-decode", *common, "--cpus", "1", "--metrics", "127.0.0.1:0")
+        prefill = fleet.start("baton-prefill", *common, "--cpus", "0", "--prefix-cache", "off")
+        decode = fleet.start("baton-decode", *common, "--cpus", "1", "--metrics", "127.0.0.1:0")
         workers = ["--prefill-worker", prefill["listen"], "--decode-worker", decode["listen"]]
-        setups = [(name, start(bin_dir / "baton-gateway", *workers, "--local-prefill-tokens", limit)["listen"])
+        setups = [(name, fleet.start("baton-gateway", *workers, "--local-prefill-tokens", limit)["listen"])
                   for name, limit in (("may", "1000000"), ("may not", "0"))]
         if options.long_prompts:
             # More arrive than can be computed.
-            processes.append(subprocess.Popen(
-                [str(bin_dir / "bench_serve"), "--gateway", setups[1][1], "--rate", "50", "--duration", "3600", "--timeout",
+            fleet.processes.append(subprocess.Popen(
+                [str(fleet.bin_dir / "bench_serve"), "--gateway", setups[1][1], "--rate", "50", "--duration", "3600", "--timeout",
                  "86400", "--concurrency", str(options.long_prompts), "--prompt-tokens", "fixed:2048", "--output-tokens",
                  "fixed:1", "--quiet"],
                 stdout=subprocess.DEVNULL))
@@ -73,7 +61,7 @@ def main():
         print("|---" * 12 + "|", flush=True)
         for length in options.lengths.split(","):
             before = local_prefills(decode["metrics"])
-            rounds = [measure(bin_dir / "bench_serve", setups[::1 - 2 * (i % 2)], length, options.streams, options.seconds)
+            rounds = [measure(fleet.bin_dir / "bench_serve", setups[::1 - 2 * (i % 2)], length, options.streams, options.seconds)
                       for i in range(options.rounds)]
 
             def median(name, part, figure, scale=1e3):
@@ -87,9 +75,6 @@ def main():
             # The streams' own prompts are among them.
             row.append(f"{local_prefills(decode['metrics']) - before:.0f}")
             print("| " + " | ".join(row) + " |", flush=True)
-    finally:
-        for process in processes:
-            process.kill()
 
 
 if __name__ == "__main__":

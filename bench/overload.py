@@ -11,20 +11,10 @@ import argparse
 import json
 import pathlib
 import subprocess
-import sys
 
-processes = []
+from fleet_processes import Fleet
+
 FACTORS = [0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0, 5.0]
-
-
-def start(program, *flags):
-    process = subprocess.Popen([str(program), "--listen", "127.0.0.1:0", *flags], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL)
-    processes.append(process)
-    line = process.stdout.readline().decode()
-    if not line.startswith("READY "):
-        sys.exit(f"{program} did not start; try it by hand: {program} {' '.join(flags)}")
-    return dict(field.split("=", 1) for field in line.split()[1:])["listen"]
 
 
 def measure(bin_dir, gateway, options, rate, out):
@@ -72,21 +62,21 @@ def main():
     parser.add_argument("--output-tokens", type=int, default=16)
     parser.add_argument("--probe-rate", type=float, default=200, help="requests/s, far beyond what the fleet can serve")
     options = parser.parse_args()
-    bin_dir, out = pathlib.Path(options.build) / "bin", pathlib.Path(options.out)
+    out = pathlib.Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
     common = ["--model", options.model, "--threads", "1", "--memory", "2GiB"]
-    try:
-        prefill = start(bin_dir / "baton-prefill", *common, "--cpus", "0", "--prefix-cache", "off")
-        decode = start(bin_dir / "baton-decode", *common, "--cpus", "1")
-        gateway = start(bin_dir / "baton-gateway", "--prefill-worker", prefill, "--decode-worker", decode,
-                        "--queue-timeout", str(options.ttft_ms / 2000), "--prefill-backlog", str(options.ttft_ms / 4000))
+    with Fleet(options.build) as fleet:
+        prefill = fleet.start("baton-prefill", *common, "--cpus", "0", "--prefix-cache", "off")["listen"]
+        decode = fleet.start("baton-decode", *common, "--cpus", "1")["listen"]
+        gateway = fleet.start("baton-gateway", "--prefill-worker", prefill, "--decode-worker", decode, "--queue-timeout",
+                              str(options.ttft_ms / 2000), "--prefill-backlog", str(options.ttft_ms / 4000))["listen"]
         file = out / "one.json"
-        probe = measure(bin_dir, gateway, options, options.probe_rate, file)
+        probe = measure(fleet.bin_dir, gateway, options, options.probe_rate, file)
         capacity = probe["rate"]["achieved"]
         print(f"capacity: {capacity:.2f} requests/s")
         rows = []
         for factor in FACTORS:
-            report = measure(bin_dir, gateway, options, capacity * factor, file)
+            report = measure(fleet.bin_dir, gateway, options, capacity * factor, file)
             rows.append({"factor": factor, "offered": capacity * factor, "report": report,
                          "goodput": (report["goodput"] or {}).get("requests_per_second", 0)})
             first = report["seconds"]["time_to_first_token"]
@@ -99,11 +89,6 @@ def main():
         (out / "overload.json").write_text(json.dumps({"capacity": capacity, "rows": rows}, indent=1))
         plot(rows, capacity, out / "overload.svg")
         file.unlink()
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
 
 
 if __name__ == "__main__":

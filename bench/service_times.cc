@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "bench/median.h"
 #include "common/base/status_macros.h"
 #include "common/model/json_object.h"
 
@@ -44,9 +45,7 @@ double MedianSeconds(const json& result) {
     if (!(value > 0 && value <= kMostSeconds)) return 0;
     seconds.push_back(value);
   }
-  std::sort(seconds.begin(), seconds.end());
-  const size_t middle = seconds.size() / 2;
-  return seconds.size() % 2 == 1 ? seconds[middle] : (seconds[middle - 1] + seconds[middle]) / 2;
+  return Median(std::move(seconds));
 }
 
 std::map<double, PiecewiseLinear> ByBatch(const std::map<double, std::map<double, double>>& step_seconds) {
