@@ -17,6 +17,7 @@
 #include "common/base/sha256.h"
 #include "common/rpc/status_mapping.h"
 #include "gateway/request_check.h"
+#include "tests/eventually.h"
 #include "tests/temporary_directory.h"
 
 namespace baton {
@@ -27,16 +28,6 @@ using ::testing::Not;
 
 std::string Line(const std::string& name, const std::string& key, const std::string& limits = "") {
   return absl::StrCat(name, " ", absl::BytesToHexString(Sha256(key)), " ", limits, "\n");
-}
-
-// Waits until `condition` holds, which something else is about to bring about. False: it never did.
-bool Eventually(const std::function<bool()>& condition) {
-  const auto limit = std::chrono::steady_clock::now() + std::chrono::minutes(1);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > limit) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  return true;
 }
 
 class AuthenticatorTest : public ::testing::Test {

@@ -17,19 +17,10 @@
 #include "common/rpc/channel.h"
 #include "common/rpc/status_mapping.h"
 #include "gateway/gateway.h"
+#include "tests/eventually.h"
 #include "tests/gateway/fake_worker.h"
 
 namespace baton {
-
-// Waits until `condition` holds, which something else is about to bring about. False: it never did.
-inline bool Eventually(const std::function<bool()>& condition) {
-  const auto limit = std::chrono::steady_clock::now() + kPatience;
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > limit) return false;
-    std::this_thread::sleep_for(std::chrono::milliseconds(2));
-  }
-  return true;
-}
 
 inline grpc::Status Unavailable(const char* reason = nullptr) {
   absl::Status status = absl::UnavailableError("as the test wants it");

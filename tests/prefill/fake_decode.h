@@ -16,22 +16,9 @@
 #include "absl/time/time.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
 #include "common/base/status_macros.h"
+#include "tests/eventually.h"
 
 namespace baton {
-
-// Long enough for a loaded machine under a sanitizer; only ever waited out by a test that fails.
-inline constexpr absl::Duration kTestTimeout = absl::Seconds(60);
-
-// True once `condition` holds; it is looked at every millisecond.
-template <typename Condition>
-bool Eventually(Condition condition) {
-  const absl::Time give_up = absl::Now() + kTestTimeout;
-  while (!condition()) {
-    if (absl::Now() > give_up) return false;
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  return true;
-}
 
 class FakeDecode final : public worker::v1::Decode::Service {
  public:

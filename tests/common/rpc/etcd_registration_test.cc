@@ -1,14 +1,11 @@
 // A worker's record in etcd: there while the worker is, back when etcd lost it, gone when it is withdrawn.
 #include "common/rpc/etcd_registration.h"
 
-#include <chrono>
-#include <functional>
-#include <thread>
-
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/common/rpc/fake_etcd.h"
+#include "tests/eventually.h"
 
 namespace baton {
 namespace {
@@ -20,14 +17,6 @@ using ::testing::Pair;
 
 const WorkerRecord kRecord = {"decode", "10.0.0.7:7201", "gemma", "b1"};
 constexpr char kKey[] = "/baton/workers/decode/b1";
-
-bool Eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 2000; ++i) {
-    if (condition()) return true;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return false;
-}
 
 EtcdOptions OptionsFor(std::vector<std::string> endpoints) {
   EtcdOptions options;
@@ -74,12 +63,12 @@ TEST(EtcdRegistrationTest, WithoutEtcdWithdrawingEnds) {
 TEST(EtcdOptionsTest, FilesAreCheckedBeforeAnythingStarts) {
   EtcdOptions options = OptionsFor({"127.0.0.1:2379"});
   EXPECT_TRUE(CheckEtcdOptions(options).ok());
-  options.ca = "/no/such/ca.pem";
+  options.tls.ca = "/no/such/ca.pem";
   EXPECT_THAT(std::string(CheckEtcdOptions(options).message()), HasSubstr("/no/such/ca.pem"));
-  options.ca.clear();
-  options.certificate = "cert.pem";
+  options.tls.ca.clear();
+  options.tls.cert = "cert.pem";
   EXPECT_THAT(std::string(CheckEtcdOptions(options).message()), HasSubstr("--etcd-key"));
-  options.key = "key.pem";
+  options.tls.key = "key.pem";
   EXPECT_THAT(std::string(CheckEtcdOptions(options).message()), HasSubstr("--etcd-ca"));
 }
 
