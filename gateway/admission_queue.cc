@@ -62,7 +62,6 @@ absl::Duration AdmissionQueue::RetryAfter(const Group& group) const {
 }
 
 absl::Status AdmissionQueue::Refuse(AdmissionTicket& ticket, absl::Status status) {
-  order_.Withdraw(ticket.request_.client, WorkOf(ticket.demand()));
   SetState(ticket, AdmissionTicket::State::kLeft);
   return status;
 }
@@ -78,7 +77,6 @@ absl::StatusOr<absl::optional<Route>> AdmissionQueue::Enter(const std::shared_pt
   if (running_ < options_.max_running && !others_first) {
     absl::StatusOr<Route> route = router_->Place(request.demand);
     if (route.ok()) {
-      order_.Serve(ticket->place_);
       SetState(*ticket, AdmissionTicket::State::kRunning);
       return absl::optional<Route>(*std::move(route));
     }
@@ -137,10 +135,7 @@ void AdmissionQueue::Leave(const std::shared_ptr<AdmissionTicket>& ticket) {
   std::lock_guard<std::mutex> lock(mutex_);
   dropped.swap(ticket->on_route_);
   if (ticket->state_ == AdmissionTicket::State::kLeft) return;
-  if (ticket->state_ == AdmissionTicket::State::kWaiting) {
-    timers_->Cancel(ticket->timeout_);
-    if (!ticket->resumes_) order_.Withdraw(ticket->request_.client, WorkOf(ticket->demand()));
-  }
+  if (ticket->state_ == AdmissionTicket::State::kWaiting) timers_->Cancel(ticket->timeout_);
   SetState(*ticket, AdmissionTicket::State::kLeft);
   WakeLocked();
 }
@@ -174,6 +169,10 @@ void AdmissionQueue::SetState(AdmissionTicket& ticket, AdmissionTicket::State st
   }
   Group& group = groups_[ticket.group_];
   const int64_t work = WorkOf(ticket.demand());
+  if (state == AdmissionTicket::State::kRunning) order_.Serve(ticket.place_);
+  // However it leaves before its turn, its client has had nothing.
+  const bool unserved = ticket.state_ != AdmissionTicket::State::kRunning;
+  if (state == AdmissionTicket::State::kLeft && unserved) order_.Withdraw(ticket.request_.client, work);
   if (ticket.state_ == AdmissionTicket::State::kWaiting) {
     ticket.metrics_->waiting.Decrement();
     waiting_.erase(ticket.place_.arrival);
@@ -227,7 +226,6 @@ void AdmissionQueue::Dispatch() {
         continue;
       }
       timers_->Cancel(ticket->timeout_);
-      if (!ticket->resumes_) order_.Serve(ticket->place_);
       const bool runs = route.ok() && !ticket->resumes_;
       SetState(*ticket, runs ? AdmissionTicket::State::kRunning : AdmissionTicket::State::kLeft);
       decided.emplace_back(ticket->on_route_, std::move(route));

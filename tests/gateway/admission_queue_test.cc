@@ -73,6 +73,21 @@ class AdmissionQueueTest : public ::testing::Test {
     ASSERT_TRUE(route.ok()) << route.status();
     EXPECT_FALSE(route->has_value());
   }
+  // With one slot: serves the requests, each to its end, and says in which order.
+  std::vector<size_t> ServeAll(std::vector<std::unique_ptr<Request>>& waiting) {
+    std::vector<size_t> order;
+    for (size_t turn = 0; turn < waiting.size(); ++turn) {
+      Settle();
+      for (size_t i = 0; i < waiting.size(); ++i) {
+        if (!waiting[i] || !waiting[i]->Decided()) continue;
+        order.push_back(i);
+        queue_->Leave(waiting[i]->ticket);
+        waiting[i].reset();
+        break;
+      }
+    }
+    return order;
+  }
   // After everything posted before has run.
   void Settle() {
     std::promise<void> done;
@@ -125,23 +140,12 @@ TEST_F(AdmissionQueueTest, PriorityThenArrival) {
   auto running = MakeRequest();
   Run(*running);
   std::vector<std::unique_ptr<Request>> waiting;
-  std::vector<int> order;
   for (int priority : {0, 5, -5, 5}) {
     waiting.push_back(MakeRequest(priority));
     Wait(*waiting.back());
   }
   queue_->Leave(running->ticket);
-  for (int i = 0; i < 4; ++i) {
-    Settle();
-    for (int j = 0; j < 4; ++j) {
-      if (!waiting[j] || !waiting[j]->Decided()) continue;
-      order.push_back(j);
-      queue_->Leave(waiting[j]->ticket);
-      waiting[j].reset();
-      break;
-    }
-  }
-  EXPECT_THAT(order, ElementsAre(1, 3, 0, 2));
+  EXPECT_THAT(ServeAll(waiting), ElementsAre(1, 3, 0, 2));
 }
 
 TEST_F(AdmissionQueueTest, ClientsTakeTurns) {
@@ -154,19 +158,8 @@ TEST_F(AdmissionQueueTest, ClientsTakeTurns) {
     waiting.push_back(MakeRequest());
     Wait(*waiting.back());
   }
-  std::vector<int> order;
   queue_->Leave(running->ticket);
-  for (int i = 0; i < 4; ++i) {
-    Settle();
-    for (int j = 0; j < 4; ++j) {
-      if (!waiting[j] || !waiting[j]->Decided()) continue;
-      order.push_back(j);
-      queue_->Leave(waiting[j]->ticket);
-      waiting[j].reset();
-      break;
-    }
-  }
-  EXPECT_THAT(order, ElementsAre(0, 3, 1, 2));
+  EXPECT_THAT(ServeAll(waiting), ElementsAre(0, 3, 1, 2));
 }
 
 TEST_F(AdmissionQueueTest, TheQueueIsBoundedInTokens) {
@@ -243,6 +236,24 @@ TEST_F(AdmissionQueueTest, WaitingTimesOut) {
   EXPECT_TRUE(absl::IsResourceExhausted(status)) << status;
   EXPECT_EQ(ErrorReason(status), "QUEUE_TIMEOUT");
   EXPECT_EQ(queue_->waiting(), 0);
+}
+
+TEST_F(AdmissionQueueTest, WhoWaitedInVainOwesNothing) {
+  Make(1, 10);
+  auto running = MakeRequest();
+  Run(*running);
+  client_ = "patient";
+  auto given_up = MakeRequest(0, 0, 'f', 5000);
+  Wait(*given_up);
+  queue_->Leave(given_up->ticket);
+  std::vector<std::unique_ptr<Request>> waiting;
+  for (const char* const client : {"patient", "other"}) {
+    client_ = client;
+    waiting.push_back(MakeRequest());
+    Wait(*waiting.back());
+  }
+  queue_->Leave(running->ticket);
+  EXPECT_THAT(ServeAll(waiting), ElementsAre(0, 1));
 }
 
 TEST_F(AdmissionQueueTest, AFullModelDoesNotHoldUpOthers) {
