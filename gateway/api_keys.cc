@@ -1,7 +1,5 @@
 #include "gateway/api_keys.h"
 
-#include <openssl/rand.h>
-
 #include <algorithm>
 #include <map>
 #include <set>
@@ -13,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "common/base/ids.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 
@@ -22,8 +21,6 @@ namespace {
 constexpr size_t kMaxNameBytes = 64;
 constexpr size_t kMaxModels = 1000;
 constexpr int64_t kMaxRate = int64_t{1} << 40;
-constexpr int kLowestPriority = -100;
-constexpr int kHighestPriority = 100;
 // Lets scanners of source code recognise a key that was committed by mistake.
 constexpr char kKeyPrefix[] = "baton_";
 constexpr size_t kKeyRandomBytes = 32;
@@ -66,8 +63,8 @@ absl::Status SetLimit(absl::string_view name, absl::string_view value, ApiKey* k
   if (name == "models") return ParseModels(value, &limits.models);
   if (name == "expires") return ParseExpiry(value, &key->expires);
   if (name == "max_priority") {
-    const bool valid = absl::SimpleAtoi(value, &limits.max_priority) && limits.max_priority >= kLowestPriority &&
-                       limits.max_priority <= kHighestPriority;
+    const bool valid = absl::SimpleAtoi(value, &limits.max_priority) && limits.max_priority >= -kMaxPriority &&
+                       limits.max_priority <= kMaxPriority;
     return valid ? absl::OkStatus() : absl::InvalidArgumentError("expected -100 to 100");
   }
   if (name == "operator") {
@@ -158,10 +155,6 @@ absl::StatusOr<NewApiKey> MakeApiKey(absl::string_view client, const std::vector
   if (!IsClientName(client)) {
     return absl::InvalidArgumentError("the name must be 1 to 64 letters, digits, dots, dashes and underscores");
   }
-  unsigned char random[kKeyRandomBytes];
-  if (RAND_bytes(random, sizeof(random)) != 1) {
-    return absl::InternalError("the system's random number generator does not work");
-  }
   // Names and limits are words: nothing in them may begin another, a comment or a line.
   for (const std::string& limit : limits) {
     if (limit.find_first_of(" \t\r\n#") != std::string::npos) {
@@ -170,8 +163,7 @@ absl::StatusOr<NewApiKey> MakeApiKey(absl::string_view client, const std::vector
     }
   }
   NewApiKey made;
-  std::string encoded =
-      absl::WebSafeBase64Escape(absl::string_view(reinterpret_cast<const char*>(random), sizeof(random)));
+  std::string encoded = absl::WebSafeBase64Escape(RandomBytes(kKeyRandomBytes));
   encoded.erase(encoded.find_last_not_of('=') + 1);
   made.key = absl::StrCat(kKeyPrefix, encoded);
   made.line = absl::StrCat(client, " ", absl::BytesToHexString(Sha256(made.key)));

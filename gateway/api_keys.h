@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "common/rpc/worker_request.h"
 
 namespace baton {
 
@@ -39,7 +40,7 @@ struct ClientLimits {
   // Sorted. Empty: all.
   std::vector<std::string> models;
   // Largest `priority` of a request.
-  int max_priority = 100;
+  int max_priority = kMaxPriority;
   // May see the fleet (baton.v1.Fleet).
   bool is_operator = false;
 

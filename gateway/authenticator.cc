@@ -8,7 +8,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
@@ -184,9 +183,7 @@ void Authenticator::OnRefusal(const absl::Status& status, absl::string_view peer
                    {{"reason", label}})
       .Increment();
   unlogged_.fetch_add(1);
-  const int64_t second = absl::ToUnixSeconds(absl::Now());
-  int64_t last = logged_at_.load();
-  if (second == last || !logged_at_.compare_exchange_strong(last, second)) return;
+  if (!log_limit_.Due()) return;
   Log(Severity::kWarning, "unauthenticated")
       .With("reason", reason)
       .With("peer", peer)

@@ -26,9 +26,11 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/base/file_watcher.h"
 #include "common/observe/metrics.h"
+#include "common/observe/once_per_second.h"
 #include "gateway/api_keys.h"
 #include "gateway/client.h"
 
@@ -92,9 +94,9 @@ class Authenticator {
   mutable std::mutex mutex_;
   // Guarded by mutex_. Null: keys are not checked.
   std::shared_ptr<const Table> table_;
-  // Refusals since the last one logged, and when that was, in whole seconds.
+  // Refusals since the last one logged.
   std::atomic<int64_t> unlogged_{0};
-  std::atomic<int64_t> logged_at_{0};
+  OncePerSecond log_limit_;
 };
 
 }  // namespace baton

@@ -5,8 +5,8 @@
 // which choices they are.
 //
 //   Choices choices(&plan);
-//   BATON_RETURN_IF_ERROR(choices.AddFirst(first_token, which, &events));      // INTERNAL: the worker broke the
-//   contract BATON_RETURN_IF_ERROR(choices.AddProgress(progress, which, &events));
+//   BATON_RETURN_IF_ERROR(choices.AddFirst(first_token, which, &events));  // INTERNAL: the worker broke the contract
+//   BATON_RETURN_IF_ERROR(choices.AddProgress(progress, which, &events));
 //   ... send events; end the samples of choices.TakeUnwanted(which) at the worker ...
 //   if (choices.complete()) choices.EndRest(v1::FINISH_REASON_CANCELLED, &events);
 #pragma once

@@ -18,21 +18,6 @@ constexpr std::chrono::seconds kRetryPause{1};
 // A directory of more is not one of workers.
 constexpr int64_t kMaxWorkers = 4096;
 
-// Takes the context back from Stop before it is destroyed.
-class ActiveContext {
- public:
-  explicit ActiveContext(std::function<bool(grpc::ClientContext*)> set) : set_(std::move(set)), ok_(set_(&context_)) {}
-  ~ActiveContext() { set_(nullptr); }
-  ActiveContext(const ActiveContext&) = delete;
-  bool ok() const { return ok_; }
-  grpc::ClientContext* get() { return &context_; }
-
- private:
-  grpc::ClientContext context_;
-  const std::function<bool(grpc::ClientContext*)> set_;
-  const bool ok_;
-};
-
 }  // namespace
 
 void EtcdDirectory::Start(std::function<void()> changed) {
@@ -44,7 +29,7 @@ void EtcdDirectory::Stop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
-    if (active_ != nullptr) active_->TryCancel();
+    calls_.Stop();
     stop_changed_.notify_all();
   }
   if (thread_.joinable()) thread_.join();
@@ -57,12 +42,6 @@ absl::StatusOr<std::vector<WorkerRecord>> EtcdDirectory::Workers() const {
   workers.reserve(workers_.size());
   for (const auto& [key, worker] : workers_) workers.push_back(worker);
   return workers;
-}
-
-bool EtcdDirectory::SetActive(grpc::ClientContext* context) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  active_ = context;
-  return !stopping_;
 }
 
 void EtcdDirectory::Loop() {
@@ -91,16 +70,17 @@ absl::Status EtcdDirectory::Follow(const std::string& endpoint) {
 }
 
 absl::StatusOr<int64_t> EtcdDirectory::ReadAll(const std::shared_ptr<grpc::Channel>& channel) {
-  ActiveContext context([this](grpc::ClientContext* active) { return SetActive(active); });
-  if (!context.ok()) return absl::CancelledError("stopped");
-  context.get()->set_deadline(std::chrono::system_clock::now() + kReadTimeout);
+  grpc::ClientContext context;
+  const StoppableCalls::Scope call(&calls_, &context);
+  if (!call.ok()) return absl::CancelledError("stopped");
+  context.set_deadline(std::chrono::system_clock::now() + kReadTimeout);
   etcdserverpb::RangeRequest request;
   request.set_key(options_.prefix);
   request.set_range_end(EtcdPrefixEnd(options_.prefix));
   request.set_limit(kMaxWorkers);
   etcdserverpb::RangeResponse response;
   const auto stub = etcdserverpb::KV::NewStub(channel);
-  BATON_RETURN_IF_ERROR(FromGrpcStatus(stub->Range(context.get(), request, &response)));
+  BATON_RETURN_IF_ERROR(FromGrpcStatus(stub->Range(&context, request, &response)));
   std::map<std::string, WorkerRecord> workers;
   for (const etcdserverpb::KeyValue& entry : response.kvs()) Put(entry, &workers);
   Log(Severity::kInfo, "etcd_read").With("workers", static_cast<int64_t>(workers.size()));
@@ -114,9 +94,10 @@ absl::StatusOr<int64_t> EtcdDirectory::ReadAll(const std::shared_ptr<grpc::Chann
 }
 
 absl::Status EtcdDirectory::Watch(const std::shared_ptr<grpc::Channel>& channel, int64_t from_revision) {
-  ActiveContext context([this](grpc::ClientContext* active) { return SetActive(active); });
-  if (!context.ok()) return absl::CancelledError("stopped");
-  const auto stream = etcdserverpb::Watch::NewStub(channel)->Watch(context.get());
+  grpc::ClientContext context;
+  const StoppableCalls::Scope call(&calls_, &context);
+  if (!call.ok()) return absl::CancelledError("stopped");
+  const auto stream = etcdserverpb::Watch::NewStub(channel)->Watch(&context);
   etcdserverpb::WatchRequest request;
   request.mutable_create_request()->set_key(options_.prefix);
   request.mutable_create_request()->set_range_end(EtcdPrefixEnd(options_.prefix));
@@ -126,7 +107,7 @@ absl::Status EtcdDirectory::Watch(const std::shared_ptr<grpc::Channel>& channel,
   while (stream->Read(&response)) {
     if (response.canceled()) {
       // The changes since the read are forgotten already: read everything again.
-      context.get()->TryCancel();
+      context.TryCancel();
       stream->Finish();
       return absl::UnavailableError(absl::StrCat("the watch was ended: ", response.cancel_reason()));
     }

@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "common/rpc/etcd.h"
+#include "common/rpc/stoppable_calls.h"
 #include "etcd/rpc.grpc.pb.h"
 #include "gateway/worker_directory.h"
 
@@ -38,12 +39,11 @@ class EtcdDirectory final : public WorkerDirectory {
   absl::StatusOr<int64_t> ReadAll(const std::shared_ptr<grpc::Channel>& channel);
   absl::Status Watch(const std::shared_ptr<grpc::Channel>& channel, int64_t from_revision);
   void Put(const etcdserverpb::KeyValue& entry, std::map<std::string, WorkerRecord>* workers) const;
-  // Makes `context` the one that Stop cancels; false when stopped already.
-  bool SetActive(grpc::ClientContext* context);
 
   const EtcdOptions options_;
   std::function<void()> changed_;
 
+  StoppableCalls calls_;
   mutable std::mutex mutex_;
   std::condition_variable stop_changed_;
   // Guarded by mutex_.
@@ -52,7 +52,6 @@ class EtcdDirectory final : public WorkerDirectory {
   std::string problem_ = "etcd has not answered yet";
   // By key.
   std::map<std::string, WorkerRecord> workers_;
-  grpc::ClientContext* active_ = nullptr;
   std::thread thread_;
 };
 

@@ -20,7 +20,6 @@
 namespace baton {
 namespace {
 
-constexpr int kHighestPriority = 100;
 constexpr char kRequestIdKey[] = "x-request-id";
 
 absl::Status DrainingError() {
@@ -131,8 +130,8 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::Identify(gr
   }
   BATON_RETURN_IF_ERROR(named);
   BATON_ASSIGN_OR_RETURN(std::shared_ptr<const ServedModel> model, context_.catalog->Find(model_name, *limits));
-  // Beyond kHighestPriority it is invalid, whoever asks.
-  if (priority > limits->max_priority && priority <= kHighestPriority) return PriorityNotAllowed(limits->max_priority);
+  // Beyond kMaxPriority it is invalid, whoever asks.
+  if (priority > limits->max_priority && priority <= kMaxPriority) return PriorityNotAllowed(limits->max_priority);
   record->metrics = model->metrics;
   record->model = model->name;
   return model;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
 #include "common/base/ids.h"
@@ -28,12 +29,7 @@ using baton::GatewayOptions;
 
 struct Flags {
   GatewayOptions gateway;
-  double queue_timeout_seconds = 30;
-  double priority_aging_seconds = 5;
-  double prefill_backlog_seconds = 2;
   double grace_seconds = 30;
-  double resume_timeout_seconds = 30;
-  double stall_timeout_seconds = 10;
   double max_connection_idle_seconds = 600;
   double max_connection_age_seconds = 3600;
   baton::TlsFlags tls;
@@ -60,6 +56,20 @@ void AddWorkerOptions(CLI::App& app, baton::WorkerRegistryOptions* workers, bato
     if (workers->prefill.empty()) throw CLI::RequiredError("--prefill-worker (or --etcd)");
     if (workers->decode.empty()) throw CLI::RequiredError("--decode-worker (or --etcd)");
   });
+}
+
+// --name SECONDS, up to a day.
+void AddSecondsOption(CLI::App& app, const std::string& name, baton::Clock::duration* value, const std::string& help) {
+  using Seconds = std::chrono::duration<double>;
+  app.add_option_function<double>(
+         name,
+         [value](const double& seconds) {
+           *value = std::chrono::duration_cast<baton::Clock::duration>(Seconds(seconds));
+         },
+         help)
+      ->check(CLI::Range(0.0, 86400.0))
+      ->type_name("SECONDS")
+      ->default_str(absl::StrCat(Seconds(*value).count()));
 }
 
 // --name BYTES, from `least` to `most`.
@@ -131,22 +141,12 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
       ->type_name("N")
       ->capture_default_str();
-  app.add_option("--priority-aging", flags->priority_aging_seconds,
-                 "Seconds after which a request that waits counts as one priority higher; 0: never")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->type_name("SECONDS")
-      ->capture_default_str();
-  app.add_option(
-         "--prefill-backlog", flags->prefill_backlog_seconds,
-         "Seconds of work a prefill worker may have before more requests wait here, where they are served fairly; "
-         "0: no limit")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->type_name("SECONDS")
-      ->capture_default_str();
-  app.add_option("--queue-timeout", flags->queue_timeout_seconds, "Seconds a request may wait for its turn")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->type_name("SECONDS")
-      ->capture_default_str();
+  AddSecondsOption(app, "--priority-aging", &gateway.admission.order.aging,
+                   "Seconds after which a request that waits counts as one priority higher; 0: never");
+  AddSecondsOption(app, "--prefill-backlog", &gateway.prefill_backlog,
+                   "Seconds of work a prefill worker may have before more requests wait here, where they are served "
+                   "fairly; 0: no limit");
+  AddSecondsOption(app, "--queue-timeout", &gateway.admission.queue_timeout, "Seconds a request may wait for its turn");
   app.add_option("--local-prefill-tokens", gateway.local_prefill_tokens,
                  "Prompts with at most so many tokens to compute are computed by the decode worker, in its own batch "
                  "(docs/scheduling.md); 0: none")
@@ -168,26 +168,16 @@ void AddFailoverOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(1, 16))
       ->type_name("N")
       ->capture_default_str();
-  app.add_option("--stall-timeout", flags->stall_timeout_seconds,
-                 "Seconds without a sign of life after which a worker is given up and its requests go on elsewhere; 0: "
-                 "only a broken connection counts")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->type_name("SECONDS")
-      ->capture_default_str();
-  app.add_option("--resume-timeout", flags->resume_timeout_seconds,
-                 "Seconds that a request whose workers were lost waits for others")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->type_name("SECONDS")
-      ->capture_default_str();
+  AddSecondsOption(app, "--stall-timeout", &gateway.stall_timeout,
+                   "Seconds without a sign of life after which a worker is given up and its requests go on elsewhere; "
+                   "0: only a broken connection counts");
+  AddSecondsOption(app, "--resume-timeout", &gateway.resume_timeout,
+                   "Seconds that a request whose workers were lost waits for others");
   app.add_option("--breaker-failures", gateway.breaker.failures,
                  "Failures in a row after which a worker gets no new requests for a while; 0: never")
       ->check(CLI::Range(0, 1000000))
       ->type_name("N")
       ->capture_default_str();
-}
-
-baton::Clock::duration Seconds(double seconds) {
-  return std::chrono::duration_cast<baton::Clock::duration>(std::chrono::duration<double>(seconds));
 }
 
 void AddAccessOptions(CLI::App& app, GatewayOptions* gateway) {
@@ -205,6 +195,8 @@ bool IsLoopback(const std::string& listen) {
 absl::Status Serve(const Flags& flags) {
   GatewayOptions options = flags.gateway;
   BATON_ASSIGN_OR_RETURN(options.tls, baton::TlsCredentials::Create(flags.tls));
+  BATON_RETURN_IF_ERROR(CheckEtcdOptions(flags.etcd));
+  if (flags.etcd.enabled()) options.workers.directory = std::make_shared<baton::EtcdDirectory>(flags.etcd);
   if (!options.api_keys.empty() && options.tls->server() == nullptr && !IsLoopback(options.server.listen)) {
     baton::Log(baton::Severity::kWarning, "api_keys_in_plain_text")
         .With("listen", options.server.listen)
@@ -261,20 +253,10 @@ int main(int argc, char** argv) {
   log_options.json = flags.log.json;
   log_options.role = "gateway";
   baton::ConfigureLog(log_options);
-  flags.gateway.prefill_backlog = Seconds(flags.prefill_backlog_seconds);
-  flags.gateway.admission.order.aging = Seconds(flags.priority_aging_seconds);
-  flags.gateway.admission.queue_timeout = Seconds(flags.queue_timeout_seconds);
-  flags.gateway.resume_timeout = Seconds(flags.resume_timeout_seconds);
-  flags.gateway.stall_timeout = Seconds(flags.stall_timeout_seconds);
   flags.gateway.server.limits.max_connection_idle = OrForever(flags.max_connection_idle_seconds);
   flags.gateway.server.limits.max_connection_age = OrForever(flags.max_connection_age_seconds);
 
-  absl::Status status = absl::OkStatus();
-  if (flags.etcd.enabled()) {
-    status = baton::CheckEtcdOptions(flags.etcd);
-    flags.gateway.workers.directory = std::make_shared<baton::EtcdDirectory>(flags.etcd);
-  }
-  if (status.ok()) status = Serve(flags);
+  const absl::Status status = Serve(flags);
   if (status.ok()) return 0;
   std::fprintf(stderr, "baton-gateway: %s\n", std::string(status.message()).c_str());
   return 1;

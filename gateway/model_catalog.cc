@@ -38,6 +38,11 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ModelCatalog::Find(const std:
                                                                "\"; it may use: ", absl::StrJoin(limits.models, ", "))),
                       "MODEL_NOT_ALLOWED");
   }
+  if (!name.empty()) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = models_.find(name);
+    if (found != models_.end()) return found->second;
+  }
   const std::vector<std::shared_ptr<const ServedModel>> models = Models(limits);
   if (models.empty()) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -48,9 +53,6 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> ModelCatalog::Find(const std:
     return WithRetryAfter(status, absl::Seconds(1), "NO_WORKERS");
   }
   if (name.empty() && models.size() == 1) return models.front();
-  for (const std::shared_ptr<const ServedModel>& model : models) {
-    if (model->name == name) return model;
-  }
   const std::string names =
       absl::StrJoin(models, ", ", [](std::string* out, const auto& model) { absl::StrAppend(out, model->name); });
   if (name.empty()) {

@@ -407,8 +407,6 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
     if (new_report) {
       row.pulse.heard = Clock::now();
       if (more_done) row.pulse.progressed = row.pulse.heard;
-    }
-    if (new_report) {
       row.reported =
           snapshot.stage == Stage::kDecode ? snapshot.load.state_bytes_used() : snapshot.load.queued_tokens();
       row.reported = std::max<int64_t>(0, row.reported);

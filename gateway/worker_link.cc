@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
@@ -19,8 +20,7 @@ constexpr size_t kMaxNameBytes = 128;
 constexpr size_t kMaxTokenizerBytes = size_t{64} << 20;
 
 bool IsName(const std::string& text) {
-  return !text.empty() && text.size() <= kMaxNameBytes &&
-         std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
+  return !text.empty() && text.size() <= kMaxNameBytes && std::all_of(text.begin(), text.end(), absl::ascii_isgraph);
 }
 
 }  // namespace
@@ -69,7 +69,7 @@ void WorkerLink::BeginStop() {
   {
     std::lock_guard<std::mutex> lock(mutex_);
     stopping_ = true;
-    if (active_ != nullptr) active_->TryCancel();
+    calls_.Stop();
     watch = watch_;
     stop_changed_.notify_all();
   }
@@ -146,10 +146,10 @@ absl::Status WorkerLink::ConnectAndFollow(bool* reached) {
 absl::StatusOr<WorkerInfo> WorkerLink::GetInfo() {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + options_.info_timeout);
-  if (!SetActive(&context)) return absl::CancelledError("stopping");
+  const StoppableCalls::Scope call(&calls_, &context);
+  if (!call.ok()) return absl::CancelledError("stopping");
   WorkerInfo info;
   const grpc::Status status = snapshot_.connection->worker->GetInfo(&context, {}, &info);
-  ClearActive();
   if (!status.ok()) return FromGrpcStatus(status);
   return info;
 }
@@ -157,7 +157,8 @@ absl::StatusOr<WorkerInfo> WorkerLink::GetInfo() {
 absl::StatusOr<std::string> WorkerLink::FetchTokenizer() {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + options_.tokenizer_timeout);
-  if (!SetActive(&context)) return absl::CancelledError("stopping");
+  const StoppableCalls::Scope call(&calls_, &context);
+  if (!call.ok()) return absl::CancelledError("stopping");
   const auto reader = snapshot_.connection->worker->GetTokenizer(&context, {});
   std::string bytes;
   worker::v1::TokenizerPiece piece;
@@ -166,7 +167,6 @@ absl::StatusOr<std::string> WorkerLink::FetchTokenizer() {
     if (bytes.size() > kMaxTokenizerBytes) context.TryCancel();
   }
   const grpc::Status status = reader->Finish();
-  ClearActive();
   if (bytes.size() > kMaxTokenizerBytes) {
     return absl::InvalidArgumentError(absl::StrCat("the worker's tokenizer exceeds ", kMaxTokenizerBytes, " bytes"));
   }
@@ -244,18 +244,6 @@ void WorkerLink::Update(const std::function<void(WorkerSnapshot&)>& change) {
 bool WorkerLink::PauseFor(Clock::duration pause) {
   std::unique_lock<std::mutex> lock(mutex_);
   return stop_changed_.wait_for(lock, pause, [this] { return stopping_; });
-}
-
-bool WorkerLink::SetActive(grpc::ClientContext* context) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (stopping_) return false;
-  active_ = context;
-  return true;
-}
-
-void WorkerLink::ClearActive() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  active_ = nullptr;
 }
 
 }  // namespace baton

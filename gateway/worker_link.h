@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
+#include "common/rpc/stoppable_calls.h"
 #include "gateway/fleet.h"
 #include "gateway/timers.h"
 #include "gateway/tokenizer_cache.h"
@@ -76,9 +77,6 @@ class WorkerLink {
   void Update(const std::function<void(WorkerSnapshot&)>& change);
   // True when stopped meanwhile.
   bool PauseFor(Clock::duration pause);
-  // Makes `context` the one that Stop cancels; false when stopped already.
-  bool SetActive(grpc::ClientContext* context);
-  void ClearActive();
 
   TokenizerCache* const tokenizers_;
   const Publish publish_;
@@ -91,7 +89,7 @@ class WorkerLink {
   std::mutex mutex_;
   std::condition_variable stop_changed_;
   bool stopping_ = false;
-  grpc::ClientContext* active_ = nullptr;
+  StoppableCalls calls_;
   std::shared_ptr<Watch> watch_;
   std::thread thread_;
 };

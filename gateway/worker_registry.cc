@@ -7,11 +7,12 @@
 #include <iterator>
 #include <set>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/base/host_port.h"
 #include "common/observe/log.h"
-#include "common/rpc/host_port.h"
 #include "gateway/srv_records.h"
 
 namespace baton {
@@ -22,12 +23,9 @@ constexpr absl::string_view kSrvPrefix = "srv:";
 constexpr size_t kMaxNameBytes = 253;
 
 absl::StatusOr<std::vector<std::string>> ResolveHost(const std::string& target) {
-  const size_t colon = target.rfind(':');
-  if (colon == std::string::npos) return absl::InvalidArgumentError(absl::StrCat(target, " is not HOST:PORT"));
-  std::string host = target.substr(0, colon);
-  const std::string port = target.substr(colon + 1);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-
+  const absl::optional<HostPort> parts = SplitHostPort(target);
+  if (!parts.has_value()) return absl::InvalidArgumentError(absl::StrCat(target, " is not HOST:PORT"));
+  const auto& [host, port] = *parts;
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_NUMERICSERV;
@@ -68,7 +66,7 @@ std::string TargetProblem(const std::string& target) {
   if (!absl::StartsWith(target, kSrvPrefix)) return HostPortProblem(target);
   const std::string name = target.substr(kSrvPrefix.size());
   const bool usable = !name.empty() && name.size() <= kMaxNameBytes &&
-                      std::all_of(name.begin(), name.end(), [](char c) { return c > ' ' && c < 127 && c != ':'; });
+                      std::all_of(name.begin(), name.end(), [](char c) { return absl::ascii_isgraph(c) && c != ':'; });
   return usable ? std::string()
                 : absl::StrCat("expected srv:NAME, such as srv:_grpc._tcp.decode.example, got \"", target, "\"");
 }

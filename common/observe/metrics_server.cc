@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "common/base/host_port.h"
 #include "common/base/status_macros.h"
 #include "common/observe/metrics.h"
 
@@ -94,13 +95,11 @@ MetricsServer::~MetricsServer() {
 
 absl::Status MetricsServer::Start(const std::string& address) {
   BATON_CHECK(listener_ < 0);
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) {
+  const absl::optional<HostPort> parts = SplitHostPort(address);
+  if (!parts.has_value()) {
     return absl::InvalidArgumentError(absl::StrCat("the metrics address ", address, " is not HOST:PORT"));
   }
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
-  listener_ = Listen(host, address.substr(colon + 1));
+  listener_ = Listen(parts->host, parts->port);
   if (listener_ < 0) {
     return absl::UnavailableError(absl::StrCat("cannot serve metrics on ", address,
                                                ": the port is in use or the address is not this host's; ",

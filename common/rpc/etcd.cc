@@ -1,8 +1,5 @@
 #include "common/rpc/etcd.h"
 
-#include <fstream>
-#include <iterator>
-
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 
@@ -15,22 +12,6 @@ namespace {
 
 constexpr int kKeepaliveMs = 5000;
 constexpr int kMaxReceiveBytes = 16 << 20;
-
-absl::StatusOr<std::string> ReadPem(const std::string& path) {
-  if (path.empty()) return std::string();
-  std::ifstream file(path, std::ios::binary);
-  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  if (!file || text.empty()) return absl::InvalidArgumentError(absl::StrCat("cannot read ", path));
-  return text;
-}
-
-absl::StatusOr<grpc::SslCredentialsOptions> ReadCredentials(const EtcdOptions& options) {
-  grpc::SslCredentialsOptions credentials;
-  BATON_ASSIGN_OR_RETURN(credentials.pem_root_certs, ReadPem(options.ca));
-  BATON_ASSIGN_OR_RETURN(credentials.pem_cert_chain, ReadPem(options.certificate));
-  BATON_ASSIGN_OR_RETURN(credentials.pem_private_key, ReadPem(options.key));
-  return credentials;
-}
 
 }  // namespace
 
@@ -45,20 +26,20 @@ void AddEtcdFlags(CLI::App& app, EtcdOptions* options) {
       })
       ->type_name("KEY/")
       ->capture_default_str();
-  app.add_option("--etcd-ca", options->ca, "Speak TLS to etcd; PEM file of who signed its certificate")
+  app.add_option("--etcd-ca", options->tls.ca, "Speak TLS to etcd; PEM file of who signed its certificate")
       ->type_name("FILE");
-  app.add_option("--etcd-cert", options->certificate, "PEM file of the certificate to show etcd")->type_name("FILE");
-  app.add_option("--etcd-key", options->key, "PEM file of that certificate's key")->type_name("FILE");
+  app.add_option("--etcd-cert", options->tls.cert, "PEM file of the certificate to show etcd")->type_name("FILE");
+  app.add_option("--etcd-key", options->tls.key, "PEM file of that certificate's key")->type_name("FILE");
 }
 
 absl::Status CheckEtcdOptions(const EtcdOptions& options) {
-  if (options.certificate.empty() != options.key.empty()) {
+  if (options.tls.cert.empty() != options.tls.key.empty()) {
     return absl::InvalidArgumentError("--etcd-cert and --etcd-key go together");
   }
-  if (options.ca.empty() && !options.certificate.empty()) {
+  if (options.tls.ca.empty() && !options.tls.cert.empty()) {
     return absl::InvalidArgumentError("--etcd-cert needs --etcd-ca, which makes the connection TLS");
   }
-  return ReadCredentials(options).status();
+  return LoadTlsMaterial(options.tls).status();
 }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> NewEtcdChannel(const EtcdOptions& options, const std::string& endpoint) {
@@ -69,8 +50,9 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> NewEtcdChannel(const EtcdOptions&
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  if (options.ca.empty()) return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
-  BATON_ASSIGN_OR_RETURN(const grpc::SslCredentialsOptions credentials, ReadCredentials(options));
+  if (options.tls.ca.empty()) return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
+  BATON_ASSIGN_OR_RETURN(const TlsMaterial material, LoadTlsMaterial(options.tls));
+  const grpc::SslCredentialsOptions credentials = {material.roots, material.identity, material.identity};
   return grpc::CreateCustomChannel(endpoint, grpc::SslCredentials(credentials), arguments);
 }
 

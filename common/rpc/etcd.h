@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "common/rpc/tls_material.h"
 
 namespace baton {
 
@@ -19,10 +20,8 @@ struct EtcdOptions {
   std::vector<std::string> endpoints;
   // Keys are PREFIX + role + "/" + boot id.
   std::string prefix = "/baton/workers/";
-  // PEM files. With `ca` the connection is TLS; with both others the client shows a certificate.
-  std::string ca;
-  std::string certificate;
-  std::string key;
+  // With `ca` the connection is TLS; with both others the client shows a certificate.
+  TlsPaths tls;
   // A worker that died is forgotten after this many seconds.
   int lease_seconds = 10;
 
@@ -32,7 +31,7 @@ struct EtcdOptions {
 // --etcd, --etcd-prefix, --etcd-ca, --etcd-cert, --etcd-key. `options` must outlive `app`.
 void AddEtcdFlags(CLI::App& app, EtcdOptions* options);
 
-// Reads the PEM files. INVALID_ARGUMENT names the one that cannot be read, or the flag that is missing.
+// Loads what options.tls names: an error names the file that cannot be used, or the flag that is missing.
 absl::Status CheckEtcdOptions(const EtcdOptions& options);
 
 // To one member. Vanished peers are noticed by pings.

@@ -2,8 +2,7 @@
 // worker that computes the prompt itself. One function, so that they are the same.
 //
 //   worker::v1::PrefillEvent event;
-//   const std::vector<FirstTokenRecord> tokens = SampleFirstTokens(request, logits, sampler,
-//   event.mutable_first_token());
+//   auto tokens = SampleFirstTokens(request, logits, sampler, event.mutable_first_token());
 #pragma once
 
 #include <vector>

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/host_port.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -84,19 +85,16 @@ int MostConnections() {
 }
 
 absl::Status Listener::Bind(const std::string& address) {
-  const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return CannotListen(address, "it is not HOST:PORT");
-  std::string host = address.substr(0, colon);
-  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  const absl::optional<HostPort> parts = SplitHostPort(address);
+  if (!parts.has_value()) return CannotListen(address, "it is not HOST:PORT");
   addrinfo hints = {};
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  const int failure = getaddrinfo(host.c_str(), address.substr(colon + 1).c_str(), &hints, &found);
+  const int failure = getaddrinfo(parts->host.c_str(), parts->port.c_str(), &hints, &found);
   const std::unique_ptr<addrinfo, FreeAddresses> list(found);
   if (failure != 0) return CannotListen(address, gai_strerror(failure));
-  const std::string port_text = address.substr(colon + 1);
-  port_ = std::atoi(port_text.c_str());
+  port_ = std::atoi(parts->port.c_str());
   int error = EADDRNOTAVAIL;
   for (const addrinfo* entry = list.get(); entry != nullptr; entry = entry->ai_next) {
     if (entry->ai_family != AF_INET && entry->ai_family != AF_INET6) continue;

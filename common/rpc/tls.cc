@@ -4,15 +4,14 @@
 #include <grpcpp/security/tls_credentials_options.h>
 
 #include <algorithm>
-#include <atomic>
 #include <functional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
+#include "common/observe/once_per_second.h"
 
 namespace baton {
 namespace {
@@ -48,8 +47,7 @@ class PeerVerifier final : public grpc::experimental::ExternalCertificateVerifie
   // The first of each second: peers try again and again.
   void LogRefusal(const std::vector<std::string>& dns_names, const std::vector<std::string>& uri_names,
                   const std::string& common_name) {
-    const int64_t second = absl::ToUnixSeconds(absl::Now());
-    if (logged_at_.exchange(second) == second) return;
+    if (!log_limit_.Due()) return;
     std::vector<std::string> names = dns_names;
     names.insert(names.end(), uri_names.begin(), uri_names.end());
     if (names.empty()) names.push_back(common_name);
@@ -60,7 +58,7 @@ class PeerVerifier final : public grpc::experimental::ExternalCertificateVerifie
   }
 
   const std::vector<std::string> allowed_;
-  std::atomic<int64_t> logged_at_{0};
+  OncePerSecond log_limit_;
 };
 
 std::shared_ptr<grpc::ServerCredentials> MakeServer(const TlsFlags& flags, const TlsSource& source) {

@@ -15,11 +15,11 @@
 #include "absl/time/clock.h"
 #include "common/base/bytes.h"
 #include "common/base/cpu.h"
+#include "common/base/host_port.h"
 #include "common/base/machine_memory.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
-#include "common/rpc/host_port.h"
 #include "common/rpc/shutdown_signal.h"
 
 namespace baton {

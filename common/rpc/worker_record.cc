@@ -5,9 +5,10 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/host_port.h"
 #include "common/base/status_macros.h"
-#include "common/rpc/host_port.h"
 
 namespace baton {
 namespace {
@@ -21,7 +22,7 @@ absl::StatusOr<std::string> Name(const nlohmann::json& object, const char* membe
     return absl::InvalidArgumentError(absl::StrCat("a worker's record needs a string \"", member, "\""));
   }
   const std::string& text = found->get_ref<const std::string&>();
-  const bool printable = std::all_of(text.begin(), text.end(), [](char c) { return c > ' ' && c < 127; });
+  const bool printable = std::all_of(text.begin(), text.end(), absl::ascii_isgraph);
   if (text.empty() || text.size() > kMaxNameBytes || !printable) {
     return absl::InvalidArgumentError(
         absl::StrCat("\"", member, "\" of a worker's record must have 1 to ", kMaxNameBytes, " printable characters"));

@@ -25,18 +25,15 @@ struct KeyFlags {
 
 // At the end of the file, on a line of its own, in one write, so that the gateway never reads a part of it.
 absl::Status AppendLine(const std::string& path, const std::string& line) {
-  const auto failed = [&path] { return absl::ErrnoToStatus(errno, absl::StrCat("cannot write to ", path)); };
+  const auto failed = [&path](int error) { return absl::ErrnoToStatus(error, absl::StrCat("cannot write to ", path)); };
   FileDescriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-  if (!file.is_open()) return failed();
+  if (!file.is_open()) return failed(errno);
   char last = '\n';
   const off_t size = lseek(file.get(), 0, SEEK_END);
-  if (size > 0 && pread(file.get(), &last, 1, size - 1) != 1) return failed();
+  if (size > 0 && pread(file.get(), &last, 1, size - 1) != 1) return failed(errno);
   const std::string text = absl::StrCat(last == '\n' ? "" : "\n", line, "\n");
-  if (const int error = WriteAll(file.get(), text); error != 0) {
-    errno = error;
-    return failed();
-  }
-  return absl::OkStatus();
+  const int error = WriteAll(file.get(), text);
+  return error == 0 ? absl::OkStatus() : failed(error);
 }
 
 absl::Status NewKey(const KeyFlags& flags, Session& session) {

@@ -1,9 +1,17 @@
-#include "common/rpc/host_port.h"
+#include "common/base/host_port.h"
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 
 namespace baton {
+
+absl::optional<HostPort> SplitHostPort(absl::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos) return absl::nullopt;
+  absl::string_view host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  return HostPort{std::string(host), std::string(text.substr(colon + 1))};
+}
 
 std::string HostPortProblem(absl::string_view text) {
   const std::string problem = absl::StrCat("expected HOST:PORT, got \"", std::string(text), "\"");
