@@ -10,11 +10,6 @@
 namespace baton {
 namespace {
 
-// Workers report once a second at least: some reports are missing, not one late.
-constexpr Clock::duration kReportsMissing = std::chrono::seconds(3);
-// A worker that reports and gets nowhere may be at a long step of its model: it gets this many stall timeouts.
-constexpr int kStuckFactor = 6;
-
 const char* ReasonName(const WorkerFailure& failure) {
   if (failure.kind == FailureKind::kFull) return "full";
   const std::string reason = ErrorReason(failure.status);
@@ -205,35 +200,29 @@ void GenerationSession::Watch(Branch& branch, Clock::time_point when) {
 void GenerationSession::OnWatch(Branch& branch) {
   branch.watchdog.reset();
   if (branch.attempt.decode == nullptr && branch.attempt.prefill == nullptr) return;
-  if (const absl::optional<Stage> stage = StalledStage(branch)) {
+  const StallRule rule{environment_.stall_timeout, Clock::now()};
+  if (const absl::optional<Stage> stage = StalledStage(branch, rule)) {
     if (choices_->all_ended(branch.choices)) {
       // It has said all but goodbye.
       DropAttempt(branch);
       return EndBranch(branch);
     }
-    const double seconds = SecondsBetween(branch.attempt.last_event, Clock::now());
-    return OnFailure(branch, *stage,
-                     ToGrpcStatus(WithReason(
-                         absl::UnavailableError(absl::StrCat("no sign of life for ", seconds, " s")), "STALLED")));
+    return OnFailure(branch, *stage, ToGrpcStatus(rule.Error(branch.attempt.last_event)));
   }
-  Watch(branch, std::max(branch.attempt.last_event + environment_.stall_timeout,
-                         Clock::now() + environment_.stall_timeout / 4));
+  Watch(branch, rule.Next(branch.attempt.last_event));
 }
 
-absl::optional<Stage> GenerationSession::StalledStage(const Branch& branch) const {
+absl::optional<Stage> GenerationSession::StalledStage(const Branch& branch, const StallRule& rule) const {
   const Attempt& attempt = branch.attempt;
-  const Clock::time_point now = Clock::now();
-  const Clock::duration timeout = environment_.stall_timeout;
-  if (now - attempt.last_event < timeout) return absl::nullopt;
+  if (!rule.Quiet(attempt.last_event)) return absl::nullopt;
   const bool needs_decode = !attempt.decode_endpoint.empty();
   // Reserving takes no time.
   if (needs_decode && !attempt.reserved) return Stage::kDecode;
   const auto silent = [&](Stage stage, const std::string& endpoint) {
-    return environment_.router->Pulse(stage, endpoint).heard < now - std::max(timeout, kReportsMissing);
+    return rule.Silent(environment_.router->Pulse(stage, endpoint));
   };
   const auto stuck = [&](Stage stage, const std::string& endpoint) {
-    const Clock::time_point limit = now - std::max(kStuckFactor * timeout, kReportsMissing);
-    return attempt.last_event < limit && environment_.router->Pulse(stage, endpoint).progressed < limit;
+    return rule.Stuck(environment_.router->Pulse(stage, endpoint), attempt.last_event);
   };
   if (!attempt.handed_off && attempt.prefill != nullptr && silent(Stage::kPrefill, attempt.prefill_endpoint)) {
     return Stage::kPrefill;

@@ -41,6 +41,7 @@
 #include "gateway/request_check.h"
 #include "gateway/request_record.h"
 #include "gateway/router.h"
+#include "gateway/stall_rule.h"
 #include "gateway/timers.h"
 #include "gateway/worker_failure.h"
 #include "gateway/worker_requests.h"
@@ -114,7 +115,7 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void Watch(Branch& branch, Clock::time_point when);
   void OnWatch(Branch& branch);
   // The stage whose worker has, if any.
-  absl::optional<Stage> StalledStage(const Branch& branch) const;
+  absl::optional<Stage> StalledStage(const Branch& branch, const StallRule& rule) const;
   absl::optional<Continuation> ContinuationOf(const Branch& branch) const;
 
   // Pushes events, and ends the request when that fails. False: it has ended.

@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/status_mapping.h"
+#include "gateway/stall_rule.h"
 #include "gateway/token_relay.h"
 #include "gateway/worker_failure.h"
 #include "gateway/worker_requests.h"
@@ -78,6 +80,7 @@ void ScoreSession::OnRoute(absl::StatusOr<Route> route) {
   record_.attempts = 1;
   record_.queue_seconds = record_.Elapsed();
   plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
+  if (environment_.stall_timeout > Clock::duration::zero()) Watch();
   next_item_ = 1;
   running_ = 1;
   StartItem(0, std::move(route->prefill));
@@ -112,6 +115,7 @@ void ScoreSession::StartItem(size_t index, Placement placement) {
   Item& item = items_[index];
   item.placement = std::move(placement);
   item.score.Clear();
+  item.last_event = Clock::now();
   const int attempt = ++item.attempt;
   const std::shared_ptr<WorkerConnection> connection = item.placement.connection();
   const std::shared_ptr<ScoreSession> self = shared_from_this();
@@ -131,7 +135,31 @@ void ScoreSession::StartItem(size_t index, Placement placement) {
   item.placement.Confirm();
 }
 
+void ScoreSession::Watch() {
+  const std::weak_ptr<ScoreSession> weak = weak_from_this();
+  watchdog_ = environment_.timers->After(environment_.stall_timeout / 4, [weak] {
+    const std::shared_ptr<ScoreSession> session = weak.lock();
+    if (session == nullptr) return;
+    std::lock_guard<std::mutex> lock(session->mutex_);
+    if (!session->ended_) session->OnWatch();
+  });
+}
+
+void ScoreSession::OnWatch() {
+  const StallRule rule{environment_.stall_timeout, Clock::now()};
+  for (size_t index = 0; index < items_.size() && !ended_; ++index) {
+    const Item& item = items_[index];
+    if (item.call == nullptr || !rule.Quiet(item.last_event)) continue;
+    const WorkerPulse pulse = environment_.router->Pulse(Stage::kPrefill, item.placement.endpoint());
+    if (!rule.Silent(pulse) && !rule.Stuck(pulse, item.last_event)) continue;
+    item.call->Cancel();
+    OnCallEnd(index, ToGrpcStatus(rule.Error(item.last_event)));
+  }
+  if (!ended_) Watch();
+}
+
 void ScoreSession::OnEvent(size_t index, const PrefillEvent& event) {
+  items_[index].last_event = Clock::now();
   if (event.has_done()) {
     items_[index].cached_tokens = event.done().cached_tokens();
     return;
@@ -161,6 +189,8 @@ void ScoreSession::OnEvent(size_t index, const PrefillEvent& event) {
 void ScoreSession::OnCallEnd(size_t index, const grpc::Status& status) {
   Item& item = items_[index];
   item.call.reset();
+  // What still arrives of it is late.
+  ++item.attempt;
   if (status.ok()) {
     if (item.score.tokens_size() != static_cast<int>(plan_.continuations[index].size())) {
       return End(BrokenContract("scores are missing"));
@@ -217,6 +247,7 @@ void ScoreSession::End(absl::StatusOr<v1::ScoreResponse> response) {
     item.call.reset();
     item.placement.Release();
   }
+  if (watchdog_.has_value()) environment_.timers->Cancel(*watchdog_);
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
   record_.Finish(response.status());
   on_end_(std::move(response));

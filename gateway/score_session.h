@@ -1,8 +1,8 @@
 // One Score request: a score-only Prefill.Run per continuation, a few at a time, no decode worker. Ends exactly once,
 // with all scores or one error; whatever ends it cancels the calls that are still running.
 //
-// Holds one slot of the admission queue. A call that finds its worker gone or full is made again, elsewhere if there is
-// an elsewhere. Entry points and ownership are those of GenerationSession.
+// Holds one slot of the admission queue. A call that finds its worker gone, hung or full is made again, elsewhere if
+// there is an elsewhere. Entry points and ownership are those of GenerationSession.
 #pragma once
 
 #include <chrono>
@@ -21,6 +21,7 @@
 #include "gateway/generation_session.h"
 #include "gateway/request_check.h"
 #include "gateway/request_record.h"
+#include "gateway/timers.h"
 
 namespace baton {
 
@@ -50,6 +51,8 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
     int failures = 0;
     bool complete = false;
     Avoid avoid;
+    // When its worker was last heard of in this matter.
+    Clock::time_point last_event;
     v1::ContinuationScore score;
     // Tokens of the context that its worker had cached.
     int32_t cached_tokens = 0;
@@ -65,6 +68,9 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   void PlaceItemLater(size_t index, Clock::duration pause);
   void OnEvent(size_t index, const worker::v1::PrefillEvent& event);
   void OnCallEnd(size_t index, const grpc::Status& status);
+  // Looks for workers that are lost without saying so.
+  void Watch();
+  void OnWatch();
   void Complete();
   void End(absl::StatusOr<v1::ScoreResponse> response);
   absl::Status CancelledStatus() const;
@@ -88,6 +94,7 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   size_t next_item_ = 0;
   size_t running_ = 0;
   size_t complete_ = 0;
+  absl::optional<Timers::Id> watchdog_;
 };
 
 }  // namespace baton

@@ -2,6 +2,8 @@
 #include "gateway/inference_service.h"
 
 #include <atomic>
+#include <chrono>
+#include <future>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -121,6 +123,32 @@ TEST_F(ServiceTest, ScoringIsRetriedAndBounded) {
 
   prefill_.SetScript([&](const std::shared_ptr<FakePrefill::Call>& call) { call->Finish(Unavailable()); });
   EXPECT_EQ(Score(ThreeContinuations(), &response).error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+class ImpatientServiceTest : public ServiceTest {
+ protected:
+  void SetUp() override {
+    options_.stall_timeout = std::chrono::milliseconds(100);
+    ServiceTest::SetUp();
+  }
+};
+
+TEST_F(ImpatientServiceTest, AScoreWhoseWorkerGetsNowhereIsComputedAnew) {
+  std::atomic<int> calls = 0;
+  std::promise<std::shared_ptr<FakePrefill::Call>> hung;
+  prefill_.SetScript([&](const std::shared_ptr<FakePrefill::Call>& call) {
+    if (++calls == 2) {
+      hung.set_value(call);
+    } else {
+      ScoreAll(call);
+    }
+  });
+  v1::ScoreResponse response;
+  const grpc::Status status = Score(ThreeContinuations(), &response);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.scores_size(), 3);
+  EXPECT_EQ(calls, 4);
+  EXPECT_TRUE(hung.get_future().get()->WaitUntilOver());
 }
 
 TEST_F(ServiceTest, BrokenScoresAreInternal) {
