@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from certificates import Authority
 from fleet import GEMMA, MODELS, RECURRENT, ROOT
 from process import BIN_DIR, parse_metrics, wait_until
 
@@ -130,6 +131,28 @@ def test_up_request_down_and_up_again(deployment):
     assert baton(gateway_of(again.stdout), "models").returncode == 0
 
 
+def test_with_certificate_and_keys(deployment, tmp_path):
+    authority = Authority(tmp_path / "ca")
+    pair = authority.issue("gateway")
+    keys = tmp_path / "keys"
+    key = subprocess.run([BIN_DIR / "baton", "key", "new", "me", "--file", keys], capture_output=True, text=True,
+                         check=True, timeout=20).stdout.split()[-1]
+    flags = ["--tls-cert", pair.cert, "--tls-key", pair.key, "--api-keys", keys, "--host", "0.0.0.0", "--model",
+             MODELS / GEMMA]
+    blind = deployment.up(*flags)
+    assert blind.returncode == 0, blind.stderr + blind.stdout
+    assert "needs BATON_TLS_CA BATON_API_KEY in the environment" in blind.stdout
+    assert deployment.run("down").returncode == 0
+
+    deployment.environment.update(BATON_TLS_CA=str(authority.cert), BATON_API_KEY=key)
+    seeing = deployment.up(*flags)
+    assert seeing.returncode == 0, seeing.stderr + seeing.stdout
+    assert f'{GEMMA}, asked "{QUESTION}":\n  {ANSWER}\n' in seeing.stdout
+    gateway = gateway_of(seeing.stdout).replace("0.0.0.0", "127.0.0.1")
+    assert baton(gateway, "--tls-ca", authority.cert, "--api-key", key, "models").returncode == 0
+    assert baton(gateway, "--tls-ca", authority.cert, "models").returncode != 0
+
+
 def test_foreground_until_ctrl_c(deployment):
     port = free_port()
     process, said = deployment.start("--port", port, "--model", MODELS / GEMMA, "--prefill", 2, "--decode", 2)
@@ -200,6 +223,7 @@ def test_a_taken_port(deployment):
 
 def test_models_that_cannot_be_served(deployment, tmp_path):
     assert "no such directory" in one_line(deployment.up("--model", "/nowhere"), 1)
+    assert "--api-keys /nowhere: there is no such file" in one_line(deployment.up("--api-keys", "/nowhere"), 1)
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "config.json" in one_line(deployment.up("--model", empty), 1)
@@ -307,7 +331,7 @@ def test_installs_only_what_is_missing(deployment, tools):
 
 @pytest.mark.parametrize("arguments", [
     ["--frobnicate"], ["--port"], ["--port", "x"], ["--port", "70000"], ["--prefill", "0"], ["--decode", "-1"],
-    ["--compute", "int4"], ["--weights", "int3"], ["extra"]])
+    ["--compute", "int4"], ["--tls-cert", __file__], ["--weights", "int3"], ["extra"]])
 def test_wrong_options(deployment, arguments):
     one_line(deployment.up(*arguments), 2)
 
