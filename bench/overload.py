@@ -31,7 +31,7 @@ def plot(rows, capacity, path):
     x_of = lambda factor: left + (width - left - 20) * factor / 5
     most = max(max(row["goodput"] for row in rows), 1e-9) * 1.15
     y_of = lambda value: height - bottom - (height - bottom - top) * value / most
-    line = lambda name: " ".join(f"{x_of(row['factor']):.1f},{y_of(min(row[name], most)):.1f}" for row in rows)
+    line = lambda points: " ".join(f"{x_of(factor):.1f},{y_of(value):.1f}" for factor, value in points)
     parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
              f'font-size="12"><rect width="100%" height="100%" fill="white"/>',
              f'<text x="{left}" y="18">Goodput (requests/s whose first token came in time) against offered load</text>']
@@ -42,8 +42,10 @@ def plot(rows, capacity, path):
         value = most * step / 5
         parts.append(f'<line x1="{left}" x2="{width - 20}" y1="{y_of(value):.1f}" y2="{y_of(value):.1f}" '
                      f'stroke="#ddd"/><text x="8" y="{y_of(value) + 4:.1f}">{value:.1f}</text>')
-    parts.append(f'<polyline fill="none" stroke="#888" stroke-dasharray="4" points="{line("offered")}"/>')
-    parts.append(f'<polyline fill="none" stroke="#1f77b4" stroke-width="2" points="{line("goodput")}"/>')
+    parts.append(f'<polyline fill="none" stroke="#888" stroke-dasharray="4" '
+                 f'points="{line([(0, 0), (most / capacity, most)])}"/>')
+    parts.append(f'<polyline fill="none" stroke="#1f77b4" stroke-width="2" '
+                 f'points="{line([(row["factor"], row["goodput"]) for row in rows])}"/>')
     for row in rows:
         parts.append(f'<circle cx="{x_of(row["factor"]):.1f}" cy="{y_of(row["goodput"]):.1f}" r="3" fill="#1f77b4"/>')
     parts.append(f'<text x="{width // 2 - 130}" y="{height - 6}">offered load / capacity of {capacity:.1f} requests/s '
