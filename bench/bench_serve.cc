@@ -37,6 +37,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/real_range.h"
 #include "common/rpc/status_mapping.h"
 
 namespace baton {
@@ -75,13 +76,13 @@ void AddOptions(CLI::App& app, Flags* flags) {
       ->default_str("127.0.0.1:7000");
   app.add_option("--model", flags->load.model, "Model to ask for. Left out: the only one")->type_name("NAME");
   app.add_option("--rate", workload.rate, "Requests a second that arrive on average")
-      ->check(CLI::Range(1e-3, 1e5))
+      ->check(RealRange(1e-3, 1e5))
       ->capture_default_str();
   app.add_option("--duration", workload.duration, "Seconds of arrivals to measure (default 30, unless --requests)")
-      ->check(CLI::Range(0.1, 86400.0));
+      ->check(RealRange(0.1, 86400.0));
   app.add_option("--requests", workload.requests, "Requests to measure")->check(CLI::Range(int64_t{1}, kMaxWorkItems));
   app.add_option("--warmup", workload.warmup, "Seconds of arrivals before those that are measured")
-      ->check(CLI::Range(0.0, 3600.0))
+      ->check(RealRange(0.0, 3600.0))
       ->capture_default_str();
   app.add_option("--prompt-tokens", flags->prompt_tokens, "Lengths of prompts")->check(kLengths)->capture_default_str();
   app.add_option("--output-tokens", flags->output_tokens, "Lengths of outputs; EOS is ignored")
@@ -103,11 +104,11 @@ void AddOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(1, 256))
       ->capture_default_str();
   app.add_option("--timeout", flags->load.timeout, "Seconds from its arrival after which a request has failed")
-      ->check(CLI::Range(0.1, 86400.0))
+      ->check(RealRange(0.1, 86400.0))
       ->capture_default_str();
   app.add_option("--priority", flags->load.priority, "Priority of all requests")->check(CLI::Range(-100, 100));
   app.add_option("--temperature", flags->temperature, "Sampling temperature. Left out: the model's default")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(RealRange(0.0, 100.0));
   app.add_option("--slo-ttft-ms", flags->slo_ttft_ms, "Goodput: the first token comes within this time")
       ->check(CLI::PositiveNumber);
   app.add_option("--slo-itl-ms", flags->slo_itl_ms,
@@ -133,7 +134,7 @@ void AddOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   app.add_option("--phase-seconds", interference.seconds, "Interference: length of the quiet and of the loaded phase")
-      ->check(CLI::Range(0.5, 3600.0))
+      ->check(RealRange(0.5, 3600.0))
       ->capture_default_str();
   app.add_option("--svg", flags->svg_file, "Interference: also draw the gaps between tokens over time")
       ->type_name("FILE");

@@ -24,6 +24,7 @@
 #include "common/base/mapped_file.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
+#include "common/rpc/real_range.h"
 
 namespace baton {
 namespace {
@@ -62,7 +63,7 @@ void AddLoadOptions(CLI::App& app, Flags* flags) {
                  "Arrivals to replay: CSV of seconds,prompt_tokens,output_tokens. Left out: the next five")
       ->type_name("FILE");
   app.add_option("--rate", workload.rate, "Requests a second that arrive on average, as bench_serve makes them")
-      ->check(CLI::Range(1e-3, 1e5))
+      ->check(RealRange(1e-3, 1e5))
       ->capture_default_str();
   app.add_option("--requests", workload.requests, "Requests")
       ->check(CLI::Range(int64_t{1}, kMaxWorkItems))
@@ -88,14 +89,14 @@ void AddFleetOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(1, 4096))
       ->capture_default_str();
   app.add_option("--request-ms", flags->request_ms, "From a client to the prefill queue, and from a worker to a client")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(RealRange(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--handoff-ms", flags->handoff_ms,
                  "From a prompt's last chunk to its state at the decode worker (baton_handoff_seconds, exposed)")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(RealRange(0.0, 1e6))
       ->capture_default_str();
   app.add_option("--cached-share", fleet.cached_share, "Share of every prompt that prefix caches have")
-      ->check(CLI::Range(0.0, 0.999))
+      ->check(RealRange(0.0, 0.999))
       ->capture_default_str();
   app.add_option(
          "--decode-memory", flags->decode_memory,
@@ -103,10 +104,10 @@ void AddFleetOptions(CLI::App& app, Flags* flags) {
       ->check([](const std::string& text) { return std::string(ParseBytes(text).status().message()); })
       ->type_name("BYTES");
   app.add_option("--state-bytes-fixed", fleet.state_bytes_fixed, "State of a sequence: this many bytes")
-      ->check(CLI::Range(0.0, 1e15))
+      ->check(RealRange(0.0, 1e15))
       ->capture_default_str();
   app.add_option("--state-bytes-token", fleet.state_bytes_token, "... and this many for each token")
-      ->check(CLI::Range(0.0, 1e12))
+      ->check(RealRange(0.0, 1e12))
       ->capture_default_str();
 }
 
@@ -118,7 +119,7 @@ void AddTargetOptions(CLI::App& app, Flags* flags) {
   app.add_flag("--recommend", flags->recommend,
                "Find the fewest workers that meet --slo-ttft-ms and --slo-itl-ms, instead of --prefill and --decode");
   app.add_option("--share", flags->share, "... for this share of the requests each")
-      ->check(CLI::Range(0.01, 1.0))
+      ->check(RealRange(0.01, 1.0))
       ->capture_default_str();
   app.add_option("--max-workers", flags->max_workers, "... with at most so many of each role")
       ->check(CLI::Range(1, 4096))

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/real_range.h"
 #include "common/rpc/worker_main.h"
 #include "decode/decode_service.h"
 
@@ -62,7 +63,7 @@ class DecodeRole final : public WorkerRole {
         ->capture_default_str();
     app.add_option("--session-ttl", session_ttl_seconds_,
                    "How long a conversation can be continued after its turn (keep_state); 0: none is kept")
-        ->check(CLI::Range(0.0, 365.0 * 86400).description(""))
+        ->check(RealRange(0.0, 365.0 * 86400).description(""))
         ->type_name("SECONDS")
         ->capture_default_str();
     app.add_option(

@@ -17,6 +17,7 @@
 #include "common/observe/log.h"
 #include "common/rpc/etcd.h"
 #include "common/rpc/log_flags.h"
+#include "common/rpc/real_range.h"
 #include "common/rpc/shutdown_signal.h"
 #include "common/rpc/tls.h"
 #include "common/rpc/worker_flags.h"
@@ -67,7 +68,7 @@ void AddSecondsOption(CLI::App& app, const std::string& name, baton::Clock::dura
            *value = std::chrono::duration_cast<baton::Clock::duration>(Seconds(seconds));
          },
          help)
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(baton::RealRange(0.0, 86400.0))
       ->type_name("SECONDS")
       ->default_str(absl::StrCat(Seconds(*value).count()));
 }
@@ -114,12 +115,12 @@ void AddConnectionOptions(CLI::App& app, Flags* flags) {
       ->capture_default_str();
   app.add_option("--max-connection-idle", flags->max_connection_idle_seconds,
                  "Close connections that have had no calls for this long; 0: never")
-      ->check(CLI::Range(0.0, 1e6).description(""))
+      ->check(baton::RealRange(0.0, 1e6).description(""))
       ->type_name("SECONDS")
       ->capture_default_str();
   app.add_option("--max-connection-age", flags->max_connection_age_seconds,
                  "Have clients connect anew after this long, each when its calls have ended; 0: never")
-      ->check(CLI::Range(0.0, 1e6).description(""))
+      ->check(baton::RealRange(0.0, 1e6).description(""))
       ->type_name("SECONDS")
       ->capture_default_str();
 }
@@ -154,7 +155,7 @@ void AddLimitOptions(CLI::App& app, Flags* flags) {
       ->type_name("N")
       ->capture_default_str();
   app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
-      ->check(CLI::Range(0.0, 86400.0))
+      ->check(baton::RealRange(0.0, 86400.0))
       ->type_name("SECONDS")
       ->capture_default_str();
 }

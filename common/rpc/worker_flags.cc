@@ -20,6 +20,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
+#include "common/rpc/real_range.h"
 #include "common/rpc/shutdown_signal.h"
 
 namespace baton {
@@ -31,17 +32,6 @@ constexpr size_t kMaxModelNameBytes = 128;
 constexpr int64_t kQuietLoadBytes = int64_t{256} << 20;
 constexpr absl::Duration kTerminalProgressInterval = absl::Milliseconds(100);
 constexpr absl::Duration kLogProgressInterval = absl::Seconds(5);
-
-// Written so that NaN, which CLI::Range lets through, fails.
-CLI::Validator IsGracePeriod() {
-  return CLI::Validator(
-      [](std::string& text) {
-        double seconds = 0;
-        const bool valid = absl::SimpleAtod(text, &seconds) && seconds >= 0 && seconds <= kMaxGraceSeconds;
-        return valid ? std::string() : absl::StrCat("expected 0 to ", kMaxGraceSeconds, ", got \"", text, "\"");
-      },
-      "", "IsGracePeriod");
-}
 
 // Shows how far loading is, from the callback of Model::Load.
 class LoadProgress {
@@ -134,7 +124,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->type_name("N")
       ->capture_default_str();
   app.add_option("--grace", flags->grace_seconds, "Seconds that running requests get to finish after SIGTERM")
-      ->check(IsGracePeriod())
+      ->check(RealRange(0, kMaxGraceSeconds).description(""))
       ->type_name("SECONDS")
       ->capture_default_str();
   AddTlsFlags(app, &flags->tls, "other workers");

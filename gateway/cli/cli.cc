@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/version.h"
+#include "common/rpc/real_range.h"
 #include "gateway/cli/commands.h"
 #include "gateway/cli/exit_code.h"
 #include "gateway/cli/failure.h"
@@ -55,7 +56,7 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* options, bool* no_color) {
   app.add_flag("--json", options->json, "Output for machines: one JSON object, or one a line when streaming");
   app.add_option("--timeout", options->timeout_seconds, "Give up after this long")
       ->type_name("SECONDS")
-      ->check(CLI::Range(0.001, 1e6).description(""));
+      ->check(RealRange(0.001, 1e6).description(""));
   app.add_flag("--no-color", *no_color, "No colours on a terminal");
 }
 

@@ -3,6 +3,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/real_range.h"
 #include "gateway/cli/input.h"
 
 namespace baton::cli {
@@ -65,7 +66,7 @@ void AddSamplingFlags(CLI::App* command, RequestOptions* options) {
   command
       ->add_option("--seed", options->seed, "The same request and seed give the same answer")
       // Conversion to unsigned would wrap.
-      ->check(CLI::Range(0.0, 0x1p64).description(""))
+      ->check(RealRange(0.0, 0x1p64).description(""))
       ->type_name("N")
       ->group(group);
 }

@@ -7,6 +7,7 @@
 #include "common/base/mapped_file.h"
 #include "common/base/status_macros.h"
 #include "common/model/synth.h"
+#include "common/rpc/real_range.h"
 #include "gateway/cli/commands.h"
 #include "gateway/cli/format.h"
 #include "gateway/cli/json_output.h"
@@ -98,7 +99,7 @@ Command AddSynth(CLI::App& app, Session& session) {
   command
       ->add_option("--seed", flags->options.seed, "Different seeds, different weights")
       // Conversion to unsigned would wrap.
-      ->check(CLI::Range(0.0, 0x1p64).description(""))
+      ->check(RealRange(0.0, 0x1p64).description(""))
       ->type_name("N")
       ->capture_default_str();
   command->add_option("--dtype", flags->dtype, "bf16, f16 or f32")

@@ -107,6 +107,7 @@ TEST(WorkerFlagsTest, MistakesAreOneLineThatNamesTheFlag) {
       {{"--model=m", "--max-tokens=-1"}, "--max-tokens"},
       {{"--model=m", "--grace=-1"}, "--grace"},
       {{"--model=m", "--grace=nan"}, "--grace"},
+      {{"--model=m", "--grace=nan"}, "--grace"},
       {{"--model=m", "--log-format=xml"}, "--log-format"},
       {{"--model=m", "--log-level=loud"}, "--log-level"},
       {{"--model=m", "--inject-step-delay-ms=-1"}, "--inject-step-delay-ms"},
