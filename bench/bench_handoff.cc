@@ -193,7 +193,7 @@ absl::StatusOr<Transfer> TransferOnce(WorkerPair& pair, const Model& model, cons
   options.offer_shared_memory = handoff.transport != HandoffTransport::kGrpc;
   const auto layout = std::make_shared<const StateLayout>(state->layout());
   const std::shared_ptr<HandoffSender> sender = HandoffSender::Start(
-      peer, target, {model.fingerprint(), layout, tokens, state}, options, [over] { over->Notify(); });
+      peer, HeadOf(target), {model.fingerprint(), layout, tokens, state}, options, [over] { over->Notify(); });
   StateCutter cutter(*layout, tokens);
   std::vector<StatePiece> pieces;
   cutter.AllLayersDone(*state, &pieces);

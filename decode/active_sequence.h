@@ -12,6 +12,7 @@
 #include "common/sampling/sampler.h"
 #include "common/state/sequence_state.h"
 #include "common/state/spilled_state.h"
+#include "decode/checkpoint_sender.h"
 #include "decode/decode_call.h"
 #include "decode/turn.h"
 
@@ -109,6 +110,8 @@ struct ActiveSequence {
   // Sampled here and before, from the first token on, when the sequence is to be kept.
   std::vector<int32_t> output;
   Turn turn;
+  // Of its state to standbys; empty: none are made.
+  CheckpointLease checkpoints;
 };
 
 // Who keeps its memory when there is too little: the more urgent, and of equally urgent ones who came first.

@@ -57,12 +57,30 @@ class SessionSender final : public grpc::ServerWriteReactor<worker::v1::StateChu
   worker::v1::StateChunk chunk_;
 };
 
+CheckpointOptions WithMaxTokens(const DecodeServiceOptions& options) {
+  CheckpointOptions checkpoints = options.checkpoints;
+  checkpoints.max_tokens = options.max_tokens;
+  return checkpoints;
+}
+
 RequestLimits MakeLimits(const Model& model, int64_t max_tokens) {
   RequestLimits limits;
   limits.fingerprint = model.fingerprint();
   limits.vocab_size = model.config().vocab_size;
   limits.max_tokens = max_tokens;
   return limits;
+}
+
+std::unique_ptr<CheckpointSender> MakeCheckpointSender(const Model& model, const DecodeServiceOptions& options,
+                                                       CheckpointMetrics* checkpoint_metrics,
+                                                       DecodeMetrics* decode_metrics) {
+  if (options.checkpoints.tokens == 0) return nullptr;
+  CheckpointSenderOptions sender;
+  sender.tokens = options.checkpoints.tokens;
+  sender.credit_bytes = kCheckpointCreditBytes;
+  sender.channel = options.channel;
+  sender.on_freed = [decode_metrics] { decode_metrics->UpdateStateBytes(); };
+  return std::make_unique<CheckpointSender>(sender, model.fingerprint(), checkpoint_metrics);
 }
 
 }  // namespace
@@ -74,21 +92,34 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
       computes_prompts_(options.engine.local_prefill_chunk > 0),
       metrics_(metrics, options.model_name, budget),
       session_metrics_(metrics, options.model_name),
+      checkpoint_metrics_(metrics, options.model_name),
+      reclaimable_(load),
       sessions_(options.sessions, model->fingerprint(), budget, &session_metrics_,
-                [this, load](int64_t bytes) {
-                  load->SetReclaimable(bytes);
+                [this](int64_t bytes) {
+                  reclaimable_.SetSessions(bytes);
                   metrics_.UpdateStateBytes();
                 }),
+      checkpoints_(WithMaxTokens(options), model->MakeStateLayout(DecodeRunTokens(options.engine)),
+                   model->fingerprint(), budget, &checkpoint_metrics_,
+                   [this](int64_t bytes) {
+                     reclaimable_.SetCheckpoints(bytes);
+                     metrics_.UpdateStateBytes();
+                   }),
       left_states_(model->fingerprint(), [this] { metrics_.UpdateStateBytes(); }),
-      engine_(model, options.engine, budget, &metrics_, load, &sessions_),
+      checkpoint_sender_(MakeCheckpointSender(*model, options, &checkpoint_metrics_, &metrics_)),
+      engine_(model, options.engine, budget, &metrics_, load,
+              {&sessions_, [this](int64_t bytes) { return MakeRoom(bytes); }, checkpoint_sender_.get()}),
       reservations_(options.boot_id, model->MakeStateLayout(DecodeRunTokens(options.engine)),
-                    options.engine.reserve_output, budget, &metrics_, load, &sessions_) {
+                    options.engine.reserve_output, budget, &metrics_, load,
+                    [this](int64_t bytes) { return MakeRoom(bytes); }) {
   receiver_context_.limits = limits_;
   receiver_context_.reservations = &reservations_;
   receiver_context_.engine = &engine_;
   receiver_context_.sessions = &sessions_;
   receiver_context_.budget = budget;
   receiver_context_.metrics = &metrics_;
+  receiver_context_.checkpoints = &checkpoints_;
+  receiver_context_.checkpoint_metrics = &checkpoint_metrics_;
   engine_.Start();
 }
 
@@ -165,7 +196,14 @@ absl::StatusOr<StateSnapshot> DecodeService::BeginningOf(const SequenceRequest& 
                       kLocalPrefillRefused);
   }
   if (request.session_id.empty()) return StateSnapshot();
-  absl::StatusOr<KeptSession> kept = sessions_.Resume({request.session_id, request.session_identity});
+  const SessionKey key{request.session_id, request.session_identity};
+  absl::StatusOr<SequenceState> copy = checkpoints_.Take(key);
+  if (copy.ok()) {
+    if (copy->position() < static_cast<int64_t>(request.tokens.size())) return copy->Snapshot();
+    return WithReason(absl::UnavailableError("the copy of the state here is of more tokens than the request has"),
+                      kLocalPrefillRefused);
+  }
+  absl::StatusOr<KeptSession> kept = sessions_.Resume(key);
   if (!kept.ok()) {
     return WithReason(absl::UnavailableError("the session's state is not in this worker's memory any more"),
                       kLocalPrefillRefused);
@@ -247,7 +285,19 @@ absl::StatusOr<std::unique_ptr<SessionFrames>> DecodeService::SessionState(
   BATON_RETURN_IF_ERROR(CheckSessionRequest(request.fingerprint(), request.key()));
   const SessionKey key{request.key().id(), request.key().identity()};
   if (std::unique_ptr<SessionFrames> left = left_states_.Take(key)) return left;
+  absl::StatusOr<SequenceState> copy = checkpoints_.Take(key);
+  if (copy.ok()) return FramesOf(*std::move(copy), limits_.fingerprint, [this] { metrics_.UpdateStateBytes(); });
   return sessions_.Read(key);
+}
+
+grpc::ServerUnaryReactor* DecodeService::DropCheckpoint(grpc::CallbackServerContext* context,
+                                                        const worker::v1::DropCheckpointRequest* request,
+                                                        worker::v1::DropCheckpointResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::Status checked = CheckSessionKey(request->key());
+  if (checked.ok()) checkpoints_.Drop({request->key().id(), request->key().identity()});
+  reactor->Finish(ToGrpcStatus(checked));
+  return reactor;
 }
 
 grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Refuse(const DecodeRequest& request, const absl::Status& status) {

@@ -21,15 +21,19 @@
 #include "baton/worker/v1/worker.grpc.pb.h"
 #include "common/model/model.h"
 #include "common/observe/metrics.h"
+#include "common/rpc/channel.h"
 #include "common/rpc/drain_gate.h"
 #include "common/rpc/worker_service.h"
 #include "common/state/memory_budget.h"
+#include "decode/checkpoint_metrics.h"
+#include "decode/checkpoint_sender.h"
 #include "decode/decode_metrics.h"
 #include "decode/engine.h"
 #include "decode/left_states.h"
 #include "decode/reservations.h"
 #include "decode/session_metrics.h"
 #include "decode/sessions.h"
+#include "decode/state_checkpoints.h"
 #include "decode/state_receiver.h"
 
 namespace baton {
@@ -42,15 +46,40 @@ struct DecodeServiceOptions {
   // Prompts are computed here where engine.local_prefill_chunk is not 0.
   DecodeEngineOptions engine;
   SessionOptions sessions;
+  CheckpointOptions checkpoints;
+  // How other decode workers are connected to.
+  ChannelOptions channel;
+};
+
+// What MakeRoom could free, as the worker's load has it. Thread-safe.
+class ReclaimableBytes {
+ public:
+  // `load` must outlive it.
+  explicit ReclaimableBytes(LoadReporter* load) : load_(load) {}
+  void SetSessions(int64_t bytes) { Set(&sessions_, bytes); }
+  void SetCheckpoints(int64_t bytes) { Set(&checkpoints_, bytes); }
+
+ private:
+  void Set(int64_t* part, int64_t bytes) {
+    absl::MutexLock lock(&mutex_);
+    *part = bytes;
+    load_->SetReclaimable(sessions_ + checkpoints_);
+  }
+
+  LoadReporter* const load_;
+  absl::Mutex mutex_;
+  int64_t sessions_ = 0;
+  int64_t checkpoints_ = 0;
 };
 
 // A decode step appends one token to each running sequence, and to a prompt that is computed here a chunk.
 inline int DecodeRunTokens(const DecodeEngineOptions& options) { return std::max(1, options.local_prefill_chunk); }
 
 // Receive's messages are taken as the network delivers them: see StateMessage.
-using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<worker::v1::Decode::WithCallbackMethod_EndSamples<
-    worker::v1::Decode::WithCallbackMethod_OpenSession<worker::v1::Decode::WithCallbackMethod_ReadSession<
-        worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>>>;
+using DecodeServiceBase = worker::v1::Decode::WithCallbackMethod_Run<
+    worker::v1::Decode::WithCallbackMethod_EndSamples<worker::v1::Decode::WithCallbackMethod_OpenSession<
+        worker::v1::Decode::WithCallbackMethod_ReadSession<worker::v1::Decode::WithCallbackMethod_DropCheckpoint<
+            worker::v1::Decode::WithRawCallbackMethod_Receive<worker::v1::Decode::Service>>>>>>;
 
 class DecodeService final : public DecodeServiceBase {
  public:
@@ -81,6 +110,9 @@ class DecodeService final : public DecodeServiceBase {
                                         worker::v1::OpenSessionResponse* response) override;
   grpc::ServerWriteReactor<worker::v1::StateChunk>* ReadSession(grpc::CallbackServerContext* context,
                                                                 const worker::v1::ReadSessionRequest* request) override;
+  grpc::ServerUnaryReactor* DropCheckpoint(grpc::CallbackServerContext* context,
+                                           const worker::v1::DropCheckpointRequest* request,
+                                           worker::v1::DropCheckpointResponse* response) override;
 
  private:
   // A reservation's id and generation, which name its Run call to the end.
@@ -94,6 +126,8 @@ class DecodeService final : public DecodeServiceBase {
   absl::Status CheckSessionRequest(const std::string& fingerprint, const worker::v1::SessionKey& key) const;
   // What a prompt that is computed here goes on from; nothing when it names no session.
   absl::StatusOr<StateSnapshot> BeginningOf(const SequenceRequest& request);
+  // Memory that is held for what may be of use some day gives way, copies first: they are worth least.
+  bool MakeRoom(int64_t bytes) { return checkpoints_.MakeRoom(bytes) || sessions_.MakeRoom(bytes); }
   grpc::ServerWriteReactor<worker::v1::DecodeEvent>* Refuse(const worker::v1::DecodeRequest& request,
                                                             const absl::Status& status);
   worker::v1::DecodeEvent ReservationEvent(const Reservation& reservation) const;
@@ -103,8 +137,13 @@ class DecodeService final : public DecodeServiceBase {
   const bool computes_prompts_;
   DecodeMetrics metrics_;
   SessionMetrics session_metrics_;
+  CheckpointMetrics checkpoint_metrics_;
+  ReclaimableBytes reclaimable_;
   Sessions sessions_;
+  StateCheckpoints checkpoints_;
   LeftStates left_states_;
+  // Null: no copies are made.
+  const std::unique_ptr<CheckpointSender> checkpoint_sender_;
   DecodeEngine engine_;
   Reservations reservations_;
   StateReceiverContext receiver_context_;

@@ -22,12 +22,15 @@ using worker::v1::DecodeEvent;
 // With this many events waiting to be written, a reader is behind.
 constexpr size_t kQueuedEventsWhenBehind = 2;
 constexpr absl::Duration kMemoryPoll = absl::Milliseconds(10);
+// A copy takes the engine as long as copying the recurrent layers' states and a page of each other layer. With many
+// sequences that began together, some wait for the next step.
+constexpr int kMostCheckpointsInStep = 2;
 
 }  // namespace
 
 DecodeEngine::DecodeEngine(Model* model, const DecodeEngineOptions& options, MemoryBudget* budget,
-                           DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
-    : model_(model), options_(options), budget_(budget), metrics_(metrics), load_(load), sessions_(sessions) {
+                           DecodeMetrics* metrics, LoadReporter* load, DecodeEngineLinks links)
+    : model_(model), options_(options), budget_(budget), metrics_(metrics), load_(load), links_(std::move(links)) {
   BATON_CHECK(options.max_batch >= 1 && options.max_unread_tokens >= 1 && options.reserve_output >= 0);
   BATON_CHECK(options.local_prefill_chunk >= 0);
 }
@@ -71,7 +74,11 @@ std::vector<std::unique_ptr<ActiveSequence>> DecodeEngine::MakeSequences(std::sh
 }
 
 void DecodeEngine::Join(std::unique_ptr<ActiveSequence> sequence) {
-  sequence->turn = {.last_step = step_, .priority = sequence->request->call->request().priority, .number = turns_++};
+  const SequenceRequest& request = sequence->request->call->request();
+  sequence->turn = {.last_step = step_, .priority = request.priority, .number = turns_++};
+  if (links_.checkpoints != nullptr && !request.standbys.empty()) {
+    sequence->checkpoints = links_.checkpoints->Begin(request.request_id, request.standbys, sequence->generated);
+  }
   sequences_.push_back(std::move(sequence));
 }
 
@@ -182,6 +189,7 @@ void DecodeEngine::Step() {
   if (options_.step_delay > absl::ZeroDuration()) absl::SleepFor(options_.step_delay);
   const absl::Time start = absl::Now();
   ++step_;
+  checkpoints_in_step_ = 0;
   runs_.clear();
   for (ActiveSequence* sequence : batch_) {
     sequence->turn.last_step = step_;
@@ -237,17 +245,45 @@ void DecodeEngine::Continue(ActiveSequence& sequence, absl::Span<const float> lo
     End(sequence, worker::v1::STOP_TOKEN);
   } else if (sequence.generated >= asked.max_new_tokens) {
     End(sequence, worker::v1::LENGTH);
+  } else if (sequence.checkpoints) {
+    Checkpoint(sequence);
   }
   if (--request.in_step == 0) Flush(request);
 }
 
+void DecodeEngine::Checkpoint(ActiveSequence& sequence) {
+  CheckpointLease& series = sequence.checkpoints;
+  if (series->TakeLanded()) {
+    sequence.state->ReclaimPages();
+    metrics_->UpdateStateBytes();
+  }
+  CommittedCheckpoint committed;
+  if (series->TakeCommitted(&committed)) {
+    worker::v1::Progress* const progress = sequence.request->unread.mutable_progress();
+    const auto older = std::find_if(progress->mutable_checkpoints()->begin(), progress->mutable_checkpoints()->end(),
+                                    [&](const auto& told) { return told.sample() == sequence.sample; });
+    worker::v1::StateCheckpoint* const told =
+        older != progress->mutable_checkpoints()->end() ? &*older : progress->add_checkpoints();
+    told->set_sample(sequence.sample);
+    told->set_position(committed.position);
+    *told->mutable_key() = series->key();
+    told->set_standby(committed.standby);
+  }
+  if (!series->Due(sequence.generated) || checkpoints_in_step_ == kMostCheckpointsInStep) return;
+  absl::StatusOr<SequenceState> copy = sequence.state->Fork(*budget_, sequence.state->position());
+  if (!copy.ok()) return links_.checkpoints->Skip(series, sequence.generated);
+  ++checkpoints_in_step_;
+  metrics_->UpdateStateBytes();
+  links_.checkpoints->Send(series, sequence.generated, *std::move(copy), sequence.next_token);
+}
+
 absl::optional<absl::Time> DecodeEngine::Keep(ActiveSequence& sequence, worker::v1::DoneReason reason) {
   const SequenceRequest& asked = sequence.request->call->request();
-  if (asked.keep_id.empty() || sessions_ == nullptr) return absl::nullopt;
+  if (asked.keep_id.empty() || links_.sessions == nullptr) return absl::nullopt;
   std::vector<int32_t> tokens = asked.tokens;
   tokens.insert(tokens.end(), sequence.output.begin(), sequence.output.end());
   if (reason == worker::v1::STOP_TOKEN) tokens.pop_back();
-  return sessions_->Keep({asked.keep_id, asked.keep_identity}, std::move(tokens), *std::move(sequence.state));
+  return links_.sessions->Keep({asked.keep_id, asked.keep_identity}, std::move(tokens), *std::move(sequence.state));
 }
 
 void DecodeEngine::End(ActiveSequence& sequence, worker::v1::DoneReason reason) {

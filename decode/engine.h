@@ -11,6 +11,8 @@
 // Short prompts may be computed here too, the more urgent and older ones first, a few tokens in each step: so few that
 // a step with running sequences is hardly longer (common/rpc/local_prefill.h).
 //
+// Copies of states may go to standbys every so often (checkpoint_sender.h); a step begins a few of them at most.
+//
 // With reserve_output, a sequence's memory grows as it goes. When there is none left, the least urgent or newest
 // sequence waits on disk until there is, and continues bit for bit.
 //
@@ -25,6 +27,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <thread>
@@ -40,6 +43,7 @@
 #include "common/state/sequence_state.h"
 #include "common/state/state_layout.h"
 #include "decode/active_sequence.h"
+#include "decode/checkpoint_sender.h"
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
 #include "decode/left_states.h"
@@ -70,12 +74,21 @@ struct DecodeEngineOptions {
 // Prompts that one step computes parts of: each that ends there needs a row of logits.
 inline constexpr int kMaxPromptsInStep = 8;
 
+// What an engine may do without. Everything pointed at must outlive it.
+struct DecodeEngineLinks {
+  // Where sequences go that are to be kept.
+  Sessions* sessions = nullptr;
+  // Frees memory that holds what can be done without, at least so many bytes if there are. False: there was nothing.
+  std::function<bool(int64_t bytes)> make_room = [](int64_t) { return false; };
+  // Sends copies of states to standbys.
+  CheckpointSender* checkpoints = nullptr;
+};
+
 class DecodeEngine {
  public:
-  // Everything pointed at must outlive it; the model is used by this engine alone. `sessions`: where sequences go that
-  // are to be kept, and what gives way when memory is short; none when it is null.
+  // Everything pointed at must outlive it; the model is used by this engine alone.
   DecodeEngine(Model* model, const DecodeEngineOptions& options, MemoryBudget* budget, DecodeMetrics* metrics,
-               LoadReporter* load, Sessions* sessions = nullptr);
+               LoadReporter* load, DecodeEngineLinks links = {});
   ~DecodeEngine();
   DecodeEngine(const DecodeEngine&) = delete;
 
@@ -123,6 +136,8 @@ class DecodeEngine {
                                                                     std::vector<SampleStart> samples,
                                                                     uint64_t* next_id);
   void Join(std::unique_ptr<ActiveSequence> sequence);
+  // After a token: tells of the copy of its state that a standby has, and sends another if it is time.
+  void Checkpoint(ActiveSequence& sequence);
 
   // --- Prompts that are computed here: engine_prompts.cc ---
   void AdmitPrompts() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -145,8 +160,6 @@ class DecodeEngine {
   void EndMove(ActiveSequence& sequence, StateMove move);
   // True when the state has room for one more token.
   bool Extend(ActiveSequence& sequence);
-  // Kept sessions give way. True when there is more room than before.
-  bool AskSessions(int64_t bytes);
   // Sends the sequence that comes last to disk, unless one is on its way or it is alone.
   void SpillLast();
   // Brings those that wait on disk back, the first first, as long as all that are in memory can then come to their
@@ -160,7 +173,7 @@ class DecodeEngine {
   MemoryBudget* const budget_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;
-  Sessions* const sessions_;
+  const DecodeEngineLinks links_;
 
   absl::Mutex mutex_;
   std::vector<std::unique_ptr<ActiveSequence>> arrivals_ ABSL_GUARDED_BY(mutex_);
@@ -185,6 +198,8 @@ class DecodeEngine {
   Sampler sampler_;
   int64_t step_ = 0;
   int64_t turns_ = 0;
+  // Copies that this step has begun.
+  int checkpoints_in_step_ = 0;
   // Made when first needed.
   std::unique_ptr<StateSpiller> spiller_;
   std::shared_ptr<const StateLayout> layout_;  // of all states

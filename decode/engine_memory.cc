@@ -43,12 +43,10 @@ bool DecodeEngine::Extend(ActiveSequence& sequence) {
   BATON_CHECK(wanted > state.max_tokens());
   const StateLayout& layout = state.layout();
   const int64_t more = layout.BytesFor(wanted) - layout.BytesFor(state.max_tokens());
-  if (!state.Extend(wanted).ok() && !(AskSessions(more) && state.Extend(wanted).ok())) return false;
+  if (!state.Extend(wanted).ok() && !(links_.make_room(more) && state.Extend(wanted).ok())) return false;
   metrics_->UpdateStateBytes();
   return true;
 }
-
-bool DecodeEngine::AskSessions(int64_t bytes) { return sessions_ != nullptr && sessions_->MakeRoom(bytes); }
 
 void DecodeEngine::SpillLast() {
   if (spilling_) return;
@@ -87,7 +85,7 @@ void DecodeEngine::RestoreSpilled() {
     const int64_t tokens = sequence->request->call->request().total_tokens();
     const int64_t needed = layout_->BytesFor(tokens) + promised;
     const auto missing = [&] { return needed - (budget_->total() - budget_->used()); };
-    if (missing() > 0) AskSessions(missing());
+    if (missing() > 0) links_.make_room(missing());
     if (missing() > 0) return;
     absl::StatusOr<SequenceState> state = SequenceState::Create(layout_, *budget_, tokens);
     if (!state.ok()) return;

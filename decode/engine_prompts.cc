@@ -84,7 +84,7 @@ void DecodeEngine::CompletePrompt(LocalPrompt& prompt, absl::Span<const float> l
   load_->AddTokens(samples);
   call->events().Push(std::move(event));
   absl::StatusOr<std::vector<SampleStart>> starts =
-      BeginSamples(*call, std::move(prompt.room), first_tokens, budget_, sessions_);
+      BeginSamples(*call, std::move(prompt.room), first_tokens, budget_, links_.sessions);
   metrics_->UpdateStateBytes();
   if (!starts.ok()) call->Finish(DecodeOutcome::kFailed, starts.status());
   if (!starts.ok() || starts->empty()) return;

@@ -41,6 +41,10 @@ class DecodeRole final : public WorkerRole {
   int local_prefill_chunk() const override { return engine_options_.local_prefill_chunk; }
 
   int64_t reserve_output() const override { return engine_options_.reserve_output; }
+  int checkpoint_tokens() const override { return checkpoints_.tokens; }
+  int64_t checkpoint_bytes() const override { return checkpoints_.memory_bytes; }
+  // Copies on their way, and memory shared with a standby or two.
+  int64_t handoff_bytes() const override { return checkpoints_.tokens > 0 ? 4 * kCheckpointCreditBytes : 0; }
 
   void AddFlags(CLI::App& app) override {
     app.add_option("--max-batch", engine_options_.max_batch, "Most sequences in one step; more take turns")
@@ -81,6 +85,26 @@ class DecodeRole final : public WorkerRole {
         ->type_name("BYTES")
         ->capture_default_str();
     app.add_option(
+           "--checkpoint-tokens", checkpoints_.tokens,
+           "Copy each sequence's state to another decode worker every so many generated tokens, so that a request "
+           "whose "
+           "worker is lost goes on from there; for models whose states are small, such as RecurrentGemma's (0: never, "
+           "and the tokens of a lost sequence are computed again)")
+        ->check(CLI::Range(0, 1 << 20).description(""))
+        ->type_name("N")
+        ->capture_default_str();
+    app.add_option("--checkpoint-memory", checkpoint_memory_,
+                   "State memory that copies of other workers' sequences may take until others need it; 0: none are "
+                   "taken (default: a quarter of --memory)")
+        ->check(IsBytes())
+        ->type_name("BYTES");
+    app.add_option("--checkpoint-ttl", checkpoint_ttl_seconds_,
+                   "How long such a copy is kept when no newer one comes: longer than --checkpoint-tokens take, and "
+                   "than the gateways take to go on from it")
+        ->check(CLI::Range(1.0, 86400.0).description(""))
+        ->type_name("SECONDS")
+        ->capture_default_str();
+    app.add_option(
            "--reserve-output", engine_options_.reserve_output,
            "Output tokens a sequence's memory is reserved for at a time; when there is none for more, the least "
            "urgent or newest sequence waits on disk (0: all it may generate, at its start, and none ever waits)")
@@ -95,6 +119,7 @@ class DecodeRole final : public WorkerRole {
 
   absl::Status Start(const WorkerContext& context) override {
     BATON_RETURN_IF_ERROR(PrepareSessions(context.budget->total()));
+    BATON_RETURN_IF_ERROR(PrepareCheckpoints(context));
     engine_options_.step_delay = absl::Milliseconds(context.flags.inject_step_delay_ms);
     DecodeServiceOptions options;
     options.model_name = context.model_name;
@@ -102,6 +127,8 @@ class DecodeRole final : public WorkerRole {
     options.max_tokens = context.max_tokens;
     options.engine = engine_options_;
     options.sessions = sessions_;
+    options.checkpoints = checkpoints_;
+    options.channel = context.channel;
     service_ = std::make_unique<DecodeService>(context.model, options, context.budget, context.metrics, context.load,
                                                context.gate);
     return absl::OkStatus();
@@ -140,6 +167,24 @@ class DecodeRole final : public WorkerRole {
         absl::StrCat("--session-dir ", sessions_.directory, " is not a directory that this user can write to"));
   }
 
+  absl::Status PrepareCheckpoints(const WorkerContext& context) {
+    checkpoints_.ttl = absl::Seconds(checkpoint_ttl_seconds_);
+    checkpoints_.memory_bytes = context.budget->total() / 4;
+    if (!checkpoint_memory_.empty()) checkpoints_.memory_bytes = *ParseBytes(checkpoint_memory_);
+    if (checkpoints_.tokens == 0) return absl::OkStatus();
+    const int64_t bytes = context.model->MakeStateLayout(max_run_tokens())->BytesFor(context.max_tokens);
+    if (bytes <= kMostCheckpointBytes) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("--checkpoint-tokens ", checkpoints_.tokens, ": the state of a sequence of ", context.max_tokens,
+                     " tokens of this model takes ", FormatBytes(bytes), ", and copies are for states of at most ",
+                     FormatBytes(kMostCheckpointBytes),
+                     ", as those of recurrent models; leave the flag out (lost sequences are "
+                     "computed again, with what prefill workers have cached), or give a smaller --max-tokens"));
+  }
+
+  // A copy of a recurrent model's state takes tens of megabytes at most, however long the sequence is; one with global
+  // attention grows, and sending all of it again and again costs more than computing it once in a while.
+  static constexpr int64_t kMostCheckpointBytes = int64_t{64} << 20;
   // For the step under way to end, and the callers to be told.
   static constexpr absl::Duration kLeavingTime = absl::Seconds(2);
   // For gateways to find another decode worker and have the states fetched.
@@ -150,6 +195,9 @@ class DecodeRole final : public WorkerRole {
   std::string session_memory_;
   std::string session_bytes_ = "8GiB";
   SessionOptions sessions_;
+  CheckpointOptions checkpoints_;
+  std::string checkpoint_memory_;
+  double checkpoint_ttl_seconds_ = 300;
   DecodeEngineOptions engine_options_;
   std::unique_ptr<DecodeService> service_;
 };

@@ -95,14 +95,15 @@ void Reservation::FreeState() {
 }
 
 Reservations::Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, int reserve_output,
-                           MemoryBudget* budget, DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions)
+                           MemoryBudget* budget, DecodeMetrics* metrics, LoadReporter* load,
+                           std::function<bool(int64_t bytes)> make_room)
     : boot_id_(std::move(boot_id)),
       layout_(std::move(layout)),
       reserve_output_(reserve_output),
       budget_(budget),
       metrics_(metrics),
       load_(load),
-      sessions_(sessions) {}
+      make_room_(std::move(make_room)) {}
 
 absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_ptr<DecodeCall> call,
                                                                   const StateSnapshot* beginning) {
@@ -125,8 +126,7 @@ absl::StatusOr<std::shared_ptr<Reservation>> Reservations::Create(std::shared_pt
   const int64_t first_tokens = reserve_output_ > 0 ? std::min(tokens, prompt_tokens + reserve_output_) : tokens;
   const int64_t first_fork_bytes = layout_->ForkBytes(prompt_tokens, first_tokens, request.samples() - 1);
   absl::StatusOr<Room> room = ReserveRoom(first_tokens, first_fork_bytes, beginning);
-  while (absl::IsResourceExhausted(room.status()) &&
-         sessions_->MakeRoom(layout_->BytesFor(first_tokens) + first_fork_bytes)) {
+  while (absl::IsResourceExhausted(room.status()) && make_room_(layout_->BytesFor(first_tokens) + first_fork_bytes)) {
     room = ReserveRoom(first_tokens, first_fork_bytes, beginning);
   }
   metrics_->UpdateStateBytes();

@@ -37,7 +37,6 @@
 #include "decode/decode_call.h"
 #include "decode/decode_metrics.h"
 #include "decode/samples.h"
-#include "decode/sessions.h"
 
 namespace baton {
 
@@ -95,10 +94,9 @@ class Reservation {
 
 class Reservations {
  public:
-  // Everything pointed at must outlive it. `reserve_output`: as DecodeEngineOptions. `sessions`: give way to
-  // reservations.
+  // Everything pointed at must outlive it. `reserve_output`: as DecodeEngineOptions. `make_room`: as DecodeEngineLinks.
   Reservations(std::string boot_id, std::shared_ptr<const StateLayout> layout, int reserve_output, MemoryBudget* budget,
-               DecodeMetrics* metrics, LoadReporter* load, Sessions* sessions);
+               DecodeMetrics* metrics, LoadReporter* load, std::function<bool(int64_t bytes)> make_room);
   Reservations(const Reservations&) = delete;
 
   // Room for call->request().total_tokens() in each sample, or for the first reserve_output of its output.
@@ -133,7 +131,7 @@ class Reservations {
   MemoryBudget* const budget_;
   DecodeMetrics* const metrics_;
   LoadReporter* const load_;
-  Sessions* const sessions_;
+  const std::function<bool(int64_t)> make_room_;
 
   mutable absl::Mutex mutex_;
   // Id i is slots_[i - 1].

@@ -33,17 +33,25 @@ int64_t BytesOf(const StateSnapshot& snapshot) {
 
 class MemoryFrames final : public SessionFrames {
  public:
-  MemoryFrames(SequenceState state, const Fingerprint& fingerprint)
-      : state_(std::move(state)), frames_(state_, fingerprint) {}
+  MemoryFrames(SequenceState state, const Fingerprint& fingerprint, std::function<void()> on_freed)
+      : on_freed_(std::move(on_freed)), state_(std::move(state)) {
+    frames_.emplace(*state_, fingerprint);
+  }
+  ~MemoryFrames() override {
+    frames_.reset();
+    state_.reset();
+    on_freed_();
+  }
 
   absl::Status Next(std::string* frames) override {
-    frames_.Next(kStateFrameTargetBytes, frames);
+    frames_->Next(kStateFrameTargetBytes, frames);
     return absl::OkStatus();
   }
 
  private:
-  const SequenceState state_;
-  StateFrames frames_;
+  const std::function<void()> on_freed_;
+  absl::optional<SequenceState> state_;
+  absl::optional<StateFrames> frames_;
 };
 
 class FileFrames final : public SessionFrames {
@@ -56,6 +64,11 @@ class FileFrames final : public SessionFrames {
 };
 
 }  // namespace
+
+std::unique_ptr<SessionFrames> FramesOf(SequenceState state, const Fingerprint& fingerprint,
+                                        std::function<void()> on_freed) {
+  return std::make_unique<MemoryFrames>(std::move(state), fingerprint, std::move(on_freed));
+}
 
 Sessions::Sessions(const SessionOptions& options, const Fingerprint& fingerprint, MemoryBudget* budget,
                    SessionMetrics* metrics, std::function<void(int64_t bytes)> on_change)
@@ -160,7 +173,7 @@ absl::StatusOr<std::unique_ptr<SessionFrames>> Sessions::Read(const SessionKey& 
   if (snapshot.layout != nullptr) {
     BATON_ASSIGN_OR_RETURN(SequenceState state, Materialize(snapshot));
     metrics_->read_from_memory.Increment();
-    return std::make_unique<MemoryFrames>(std::move(state), fingerprint_);
+    return FramesOf(std::move(state), fingerprint_);
   }
   BATON_ASSIGN_OR_RETURN(SessionFile file, OpenFile(key));
   metrics_->read_from_directory.Increment();

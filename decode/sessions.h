@@ -76,6 +76,10 @@ class SessionFrames {
   virtual absl::Status Next(std::string* frames) = 0;
 };
 
+// Of a state that goes no further. `on_freed`: called once its memory is free.
+std::unique_ptr<SessionFrames> FramesOf(
+    SequenceState state, const Fingerprint& fingerprint, std::function<void()> on_freed = [] {});
+
 class Sessions {
  public:
   // Everything pointed at must outlive it. The directory must exist.

@@ -1,17 +1,9 @@
-// One Decode.Receive call: reads the state of one reservation from its sender, checks it, and lets the sequence join
-// the batch. Runs on gRPC's threads; the bytes of a message go straight to the state's pages before the next one is
-// read, so a fast sender is held back by flow control.
+// One Decode.Receive call: reads a state from its sender, checks it, and gives it to whom it is for
+// (state_destination.h). Runs on gRPC's threads; the bytes of a message go straight to the state's pages before the
+// next one is read, so a fast sender is held back by flow control.
 //
 // A sender on the same host may offer shared memory in its first message. The receiver then says whether it could open
 // it, and as messages name ranges of it, how far it has read.
-//
-// How it ends, and what becomes of the Run call it belongs to:
-//   commit verified                 OK                    goes on
-//   no such reservation, late       NOT_FOUND             untouched
-//   there is a sender already       ALREADY_EXISTS        untouched
-//   bytes do not check              the reader's status   DATA_LOSS (another fingerprint: FAILED_PRECONDITION)
-//   sender gone before its commit   CANCELLED             UNAVAILABLE, reason HANDOFF_FAILED
-//   Run call over meanwhile         NOT_FOUND             over
 #pragma once
 
 #include <cstdint>
@@ -32,6 +24,8 @@
 #include "decode/engine.h"
 #include "decode/reservations.h"
 #include "decode/sessions.h"
+#include "decode/state_checkpoints.h"
+#include "decode/state_destination.h"
 
 namespace baton {
 
@@ -43,6 +37,8 @@ struct StateReceiverContext {
   DecodeEngine* engine = nullptr;
   MemoryBudget* budget = nullptr;
   DecodeMetrics* metrics = nullptr;
+  StateCheckpoints* checkpoints = nullptr;
+  CheckpointMetrics* checkpoint_metrics = nullptr;
 };
 
 // Deletes itself.
@@ -59,7 +55,7 @@ class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
  private:
   using Reactor = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-  // Answers, and what reaches the receiver from the reservation's end, which may come after the receiver is gone.
+  // Answers, and what reaches the receiver from the end of what it is for, which may come after the receiver is gone.
   struct Link {
     absl::Mutex mutex;
     StateReceiver* receiver ABSL_GUARDED_BY(mutex);
@@ -77,13 +73,10 @@ class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   // What became of a message.
   absl::Status Accept(const grpc::ByteBuffer& buffer);
   absl::Status AcceptFrames(const StateMessage& message);
-  absl::Status ClaimReservation(const worker::v1::StateChunk& first);
+  // Finds out whom the state is for.
+  absl::Status OpenDestination(const worker::v1::StateChunk& first);
   void OpenSharedMemory(const worker::v1::SharedMemoryOffer& offer);
-  // Ends the Run call because of what came from its sender; returns what to tell the sender.
-  absl::Status RejectState(const absl::Status& status);
   void ReadNext();
-  absl::Status CheckCommit(const CommitRecord& commit) const;
-  absl::Status StartDecoding(const CommitRecord& commit);
   // The call ended before its commit.
   void SenderGone();
   static void Finish(Link& link, const absl::Status& status);
@@ -92,8 +85,8 @@ class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   const StateReceiverContext* const context_;
   const std::shared_ptr<Link> link_;
   grpc::ByteBuffer buffer_;
-  // Set by the first message, once it has claimed it.
-  std::shared_ptr<Reservation> reservation_;
+  // Set by the first message.
+  std::unique_ptr<StateDestination> destination_;
   absl::optional<SharedMemoryView> shared_memory_;
   uint64_t shared_bytes_read_ = 0;
 };

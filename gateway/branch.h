@@ -17,6 +17,7 @@
 #include "gateway/router.h"
 #include "gateway/timers.h"
 #include "gateway/worker_call.h"
+#include "gateway/worker_requests.h"
 
 namespace baton {
 
@@ -41,6 +42,8 @@ struct Attempt {
   bool prefill_done = false;
   // Where a decode worker that is leaving has left the states of its samples.
   std::map<int32_t, worker::v1::SessionKey> left;
+  // The last copies of their states that standbys have.
+  std::map<int32_t, worker::v1::StateCheckpoint> checkpoints;
   // When its workers were last heard of in this matter.
   Clock::time_point last_event;
 
@@ -61,8 +64,8 @@ struct Branch {
   bool resumed = false;
   // A decode worker that was to compute its prompt itself was lost, or would not: a prefill worker is to do it.
   bool wants_prefill_worker = false;
-  // Where the workers before have left its state; used by one attempt.
-  absl::optional<worker::v1::SessionSource> state;
+  // What there is of its state; used by one attempt.
+  absl::optional<StateElsewhere> state;
 
   Attempt attempt;
   // Of the attempt; no two of a session's are alike.

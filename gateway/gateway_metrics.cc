@@ -77,11 +77,17 @@ ModelMetrics::ModelMetrics(Metrics* metrics, const std::string& model)
                                           {{"model", model}, {"worker_role", "prefill"}})) {
   // So that it is there, and rates begin at zero.
   Resumes("decode", "lost");
+  Resumed("recompute");
 }
 
 prometheus::Counter& ModelMetrics::Resumes(const char* phase, const char* reason) {
   return metrics_->AddCounter("baton_resumes_total", "Streams that went on elsewhere after their workers were lost.",
                               {{"model", model_}, {"stage", phase}, {"reason", reason}});
+}
+
+prometheus::Counter& ModelMetrics::Resumed(const char* source) {
+  return metrics_->AddCounter("baton_resumed_from_total", "What streams that went on elsewhere went on from.",
+                              {{"model", model_}, {"source", source}});
 }
 
 void ModelMetrics::CountRequest(Method method, Outcome outcome, double seconds) {

@@ -52,6 +52,8 @@ class ModelMetrics {
 
   // Streams that went on elsewhere. `phase` and `reason`: literals, as in docs/metrics.md.
   void CountResume(const char* phase, const char* reason) { Resumes(phase, reason).Increment(); }
+  // What they went on from: checkpoint, handoff or recompute.
+  void CountResumed(const char* source) { Resumed(source).Increment(); }
   // A worker was left alone for a while because it failed again and again.
   void CountPause(Stage stage) { (stage == Stage::kDecode ? decode_pauses_ : prefill_pauses_).Increment(); }
 
@@ -70,6 +72,7 @@ class ModelMetrics {
 
   // Looked up each time: it is rare.
   prometheus::Counter& Resumes(const char* phase, const char* reason);
+  prometheus::Counter& Resumed(const char* source);
 
   Metrics* const metrics_;
   const std::string model_;

@@ -18,6 +18,10 @@ constexpr size_t kMaxEarlyEvents = 4096;
 
 absl::Status EndedWithoutReason() { return absl::InternalError("a decode worker ended a stream without saying why"); }
 
+bool IsSessionKey(const worker::v1::SessionKey& key) {
+  return key.id().size() == kSessionIdBytes && key.identity().size() == kIdentityBytes;
+}
+
 template <typename T>
 const T* PointerTo(const absl::optional<T>& value) {
   return value.has_value() ? &*value : nullptr;
@@ -52,7 +56,7 @@ void GenerationSession::StartDecode(Branch& branch) {
       [&](grpc::ClientContext* context, const DecodeRequest* request, grpc::ClientReadReactor<DecodeEvent>* reactor) {
         connection->decode->async()->Run(context, request, reactor);
       },
-      MakeDecodeRequest(plan_, branch.attempt.route.prompt_place, PointerTo(continuation)), deadline_,
+      MakeDecodeRequest(plan_, branch.attempt.route, PointerTo(continuation)), deadline_,
       [self, number, at = &branch](DecodeEvent& event) {
         self->InAttempt(at, number, [&] { self->OnDecodeEvent(*at, event); });
       },
@@ -114,6 +118,7 @@ void GenerationSession::HandleProgress(Branch& branch, const DecodeEvent& event)
     environment_.router->Worked(Stage::kDecode, branch.attempt.decode_endpoint);
     branch.Progressed();
   }
+  NoteCheckpoints(branch, event.progress());
   std::vector<ChoiceEvent> events;
   const absl::Status status = choices_->AddProgress(event.progress(), branch.choices, &events);
   if (!status.ok()) return Fail(status);
@@ -122,11 +127,20 @@ void GenerationSession::HandleProgress(Branch& branch, const DecodeEvent& event)
   EndUnwantedSamples(branch);
 }
 
+void GenerationSession::NoteCheckpoints(Branch& branch, const worker::v1::Progress& progress) {
+  for (const worker::v1::StateCheckpoint& checkpoint : progress.checkpoints()) {
+    const bool known = checkpoint.standby() >= 0 &&
+                       checkpoint.standby() < static_cast<int32_t>(branch.attempt.route.standbys.size()) &&
+                       IsSessionKey(checkpoint.key());
+    // Of no use, and no harm.
+    if (known) branch.attempt.checkpoints[checkpoint.sample()] = checkpoint;
+  }
+}
+
 void GenerationSession::HandleLeaving(Branch& branch, const worker::v1::Leaving& leaving) {
   for (const worker::v1::LeftSample& left : leaving.samples()) {
     // Of no use, and no harm: its state is computed.
-    if (left.key().id().size() != kSessionIdBytes || left.key().identity().size() != kIdentityBytes) continue;
-    branch.attempt.left[left.sample()] = left.key();
+    if (IsSessionKey(left.key())) branch.attempt.left[left.sample()] = left.key();
   }
 }
 
@@ -177,6 +191,7 @@ void GenerationSession::OnPrefillEvent(Branch& branch, PrefillEvent& event) {
 void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToken& first) {
   if (branch.attempt.has_first) return Fail(absl::InternalError("a prefill worker sent a second first token"));
   branch.attempt.has_first = true;
+  if (branch.resumed) CountSource(branch, first);
   environment_.router->Worked(Stage::kPrefill, branch.attempt.prefill_endpoint);
   std::vector<ChoiceEvent> events;
   absl::Status status = choices_->AddFirst(first, branch.choices, &events);
@@ -207,6 +222,14 @@ void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToke
   }
   if (branch.attempt.decode != nullptr) return;
   choices_->all_ended(branch.choices) ? EndBranch(branch) : Fail(EndedWithoutReason());
+}
+
+void GenerationSession::CountSource(const Branch& branch, const worker::v1::FirstToken& first) const {
+  const char* source = "recompute";
+  if (branch.state.has_value() && first.cached_tokens() >= branch.state->tokens) {
+    source = branch.state->standby != nullptr ? "checkpoint" : "handoff";
+  }
+  plan_.model->metrics->CountResumed(source);
 }
 
 void GenerationSession::OnPrefillEnd(Branch& branch, const grpc::Status& status) {

@@ -98,10 +98,38 @@ void GenerationSession::FailAfter(const Branch& branch, const absl::Status& stat
   Fail(told);
 }
 
+absl::optional<StateElsewhere> GenerationSession::StateOf(const Attempt& attempt, int32_t sample, int choice) const {
+  const auto tokens = static_cast<int64_t>(plan_.prompt.size() + choices_->tokens(choice).size());
+  StateElsewhere state;
+  const auto left = attempt.left.find(sample);
+  if (left != attempt.left.end()) {
+    *state.source.mutable_key() = left->second;
+    state.source.set_endpoint(attempt.reservation.endpoint());
+    state.tokens = tokens - 1;
+    return state;
+  }
+  const auto checkpoint = attempt.checkpoints.find(sample);
+  if (checkpoint == attempt.checkpoints.end()) return absl::nullopt;
+  const Standby& standby = attempt.route.standbys[static_cast<size_t>(checkpoint->second.standby())];
+  state.tokens = checkpoint->second.position();
+  const bool usable = state.tokens > 0 && state.tokens < tokens;
+  if (!usable || !environment_.router->Serves(Stage::kDecode, standby.connection->endpoint)) return absl::nullopt;
+  *state.source.mutable_key() = checkpoint->second.key();
+  state.source.set_endpoint(standby.endpoint);
+  state.standby = standby.connection;
+  return state;
+}
+
 void GenerationSession::Resume(Branch& branch, const char* reason) {
   const char* const phase = branch.attempt.Phase();
-  const std::map<int32_t, worker::v1::SessionKey> left = std::move(branch.attempt.left);
-  const std::string left_at = branch.attempt.reservation.endpoint();
+  std::map<int32_t, StateElsewhere> states;
+  if (choices_->has_first()) {
+    for (size_t sample = 0; sample < branch.choices.size(); ++sample) {
+      const auto number = static_cast<int32_t>(sample);
+      const absl::optional<StateElsewhere> state = StateOf(branch.attempt, number, branch.choices[sample]);
+      if (state.has_value()) states[number] = *state;
+    }
+  }
   DropAttempt(branch);
   branch.state.reset();
   std::vector<Branch*> going_on = {&branch};
@@ -128,11 +156,8 @@ void GenerationSession::Resume(Branch& branch, const char* reason) {
       }
       next->choices = {choices[sample]};
       next->resumed = true;
-      const auto state = left.find(static_cast<int32_t>(sample));
-      if (state != left.end()) {
-        *next->state.emplace().mutable_key() = state->second;
-        next->state->set_endpoint(left_at);
-      }
+      const auto state = states.find(static_cast<int32_t>(sample));
+      if (state != states.end()) next->state = state->second;
       going_on.push_back(next);
       ++record_.resumes;
       plan_.model->metrics->CountResume(phase, reason);

@@ -97,6 +97,9 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void OnPrefillEnd(Branch& branch, const grpc::Status& status);
   void OnFirstToken(Branch& branch, const worker::v1::FirstToken& first);
   void HandleProgress(Branch& branch, const worker::v1::DecodeEvent& event);
+  void NoteCheckpoints(Branch& branch, const worker::v1::Progress& progress);
+  // What the branch went on from.
+  void CountSource(const Branch& branch, const worker::v1::FirstToken& first) const;
   void HandleLeaving(Branch& branch, const worker::v1::Leaving& leaving);
   // Frees samples that ended here (a stop string) at the decode worker, while others go on.
   void EndUnwantedSamples(Branch& branch);
@@ -108,6 +111,8 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void Blame(Branch& branch, const WorkerFailure& failure);
   // Goes on elsewhere, from the tokens that the client has if it has any.
   void Resume(Branch& branch, const char* reason);
+  // What there is of the state of a choice that was this sample of the attempt.
+  absl::optional<StateElsewhere> StateOf(const Attempt& attempt, int32_t sample, int choice) const;
   void FindRoute(Branch& branch);
   void FailAfter(const Branch& branch, const absl::Status& status);
   void DropAttempt(Branch& branch);

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
+#include "common/base/host_port.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
 #include "common/rpc/local_prefill.h"
@@ -23,6 +24,8 @@ constexpr absl::Duration kRetryAfter = absl::Seconds(1);
 constexpr double kNewPaceWeight = 0.2;
 // However slow a worker seems, it is not left idle for want of news.
 constexpr double kSmallestBacklogTokens = 1024;
+// Workers that a request's decode worker is told of to keep copies of its states.
+constexpr size_t kStandbys = 2;
 
 int64_t SaturatingMultiply(int64_t a, int64_t b) {
   int64_t product;
@@ -231,7 +234,7 @@ absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows
 
 bool Router::TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid, int64_t rows_elsewhere) const {
   const int64_t chunk = row.snapshot.info->local_prefill_chunk();
-  if (tokens > local_prefill_tokens_ || chunk <= 0 || row.Reluctance(avoid) > 0) return false;
+  if (chunk <= 0 || row.Reluctance(avoid) > 0) return false;
   // Prompts that wait count as running ones in the worker's report, which matters little: they are few.
   return LocalRows(row.Running(), row.PromptTokens(), tokens, chunk) <= rows_elsewhere;
 }
@@ -241,12 +244,15 @@ Router::Row* Router::ChooseLocal(const std::vector<Row*>& rows, const Demand& de
   if (!demand.may_be_local || local_prefill_tokens_ == 0) return nullptr;
   for (Row* row : rows) {
     if (demand.session_worker == nullptr || row->snapshot.connection != demand.session_worker) continue;
-    if (!TakesPrompt(*row, demand.prompt_tokens - demand.session_tokens, avoid, rows_elsewhere)) continue;
+    const int64_t tokens = demand.prompt_tokens - demand.session_tokens;
+    if (tokens > local_prefill_tokens_ && !demand.resumes) continue;
+    if (!TakesPrompt(*row, tokens, avoid, rows_elsewhere)) continue;
     const absl::StatusOr<Row*> chosen = ChooseDecode({row}, demand, avoid);
     if (!chosen.ok()) continue;
     *place = PromptPlace::kDecodeWorkerFromSession;
     return *chosen;
   }
+  if (demand.prompt_tokens > local_prefill_tokens_) return nullptr;
   std::vector<Row*> willing;
   for (Row* row : rows) {
     if (TakesPrompt(*row, demand.prompt_tokens, avoid, rows_elsewhere)) willing.push_back(row);
@@ -256,6 +262,33 @@ Router::Row* Router::ChooseLocal(const std::vector<Row*>& rows, const Demand& de
   if (!chosen.ok()) return nullptr;
   *place = PromptPlace::kDecodeWorker;
   return *chosen;
+}
+
+std::vector<Standby> Router::ChooseStandbys(const std::vector<Row*>& rows, const Row* chosen, const Avoid& avoid) {
+  std::vector<Standby> standbys;
+  if (chosen->snapshot.info->checkpoint_tokens() <= 0) return standbys;
+  const auto endpoint_of = [](const Row& row) {
+    const std::string& told = row.snapshot.info->endpoint();
+    return told.empty() ? row.snapshot.endpoint : told;
+  };
+  const auto host_of = [&](const Row& row) {
+    const absl::optional<HostPort> parts = SplitHostPort(endpoint_of(row));
+    return parts.has_value() ? parts->host : std::string();
+  };
+  const std::string host = host_of(*chosen);
+  std::vector<std::pair<std::tuple<int, bool, uint64_t>, Row*>> ranked;
+  for (Row* row : rows) {
+    if (row == chosen || row->snapshot.info->checkpoint_bytes() <= 0) continue;
+    ranked.push_back({{row->Reluctance(avoid), host_of(*row) == host, row->last_standby}, row});
+  }
+  std::sort(ranked.begin(), ranked.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [rank, row] : ranked) {
+    if (standbys.size() == kStandbys) break;
+    // The second one is only for when the first fails.
+    if (standbys.empty()) row->last_standby = ++next_id_;
+    standbys.push_back({endpoint_of(*row), row->snapshot.connection});
+  }
+  return standbys;
 }
 
 Placement Router::PlaceDecode(Row* row, const Demand& demand, int64_t prompt_tokens) {
@@ -286,12 +319,14 @@ absl::StatusOr<Route> Router::Place(const Demand& demand, const Avoid& avoid) {
   if (Row* const local = ChooseLocal(decode, demand, avoid, prefill_rows, &route.prompt_place)) {
     const bool from_session = route.prompt_place == PromptPlace::kDecodeWorkerFromSession;
     route.decode = PlaceDecode(local, demand, demand.prompt_tokens - (from_session ? demand.session_tokens : 0));
+    route.standbys = ChooseStandbys(decode, local, avoid);
     return route;
   }
   if (!prefill_row.ok()) return prefill_row.status();
   if (needs_decode) {
     BATON_ASSIGN_OR_RETURN(Row* const row, ChooseDecode(decode, demand, avoid));
     route.decode = PlaceDecode(row, demand, /*prompt_tokens=*/0);
+    route.standbys = ChooseStandbys(decode, row, avoid);
   }
   Claim claim;
   claim.amount = TokensToCompute(**prefill_row, demand);
@@ -360,6 +395,12 @@ bool Router::Failed(Stage stage, const std::string& endpoint) {
   const bool opened = row->second.breaker.Failed(Clock::now());
   if (opened) Log(Severity::kWarning, "worker_paused").With("endpoint", endpoint).With("worker_role", StageName(stage));
   return opened;
+}
+
+bool Router::Serves(Stage stage, const std::string& endpoint) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto row = rows_.find(Key(stage, endpoint));
+  return row != rows_.end() && row->second.snapshot.state == WorkerState::kServing;
 }
 
 WorkerPulse Router::Pulse(Stage stage, const std::string& endpoint) const {

@@ -3,7 +3,8 @@
 //
 //   work = tokens queued there + tokens of the prompt that it has not cached      (docs/scheduling.md)
 //
-// A prompt with few tokens to compute needs no prefill worker: the decode worker computes it in its own batch.
+// A prompt with few tokens to compute needs no prefill worker: the decode worker computes it in its own batch. And
+// where a request's decode worker makes copies of states, the router names the workers that are to keep them.
 //
 // A worker's own load reports arrive up to a tenth of a second late, so the router adds what this gateway has sent
 // there since: a Placement is such a claim, held for as long as the request uses the worker. The worker has the last
@@ -58,6 +59,8 @@ struct Demand {
   // memory; null: none has.
   int64_t session_tokens = 0;
   std::shared_ptr<WorkerConnection> session_worker;
+  // It goes on with a stream that has begun: what is left to compute of it may be more than of a prompt.
+  bool resumes = false;
 };
 
 // A claim on one worker, given back on destruction. Empty when default-constructed or moved from.
@@ -91,12 +94,21 @@ class Placement {
 // Where a prompt is computed: all of it, or what follows the session that it goes on with.
 enum class PromptPlace { kPrefillWorker, kDecodeWorker, kDecodeWorkerFromSession };
 
+// A decode worker that keeps copies of the states of sequences that run on another.
+struct Standby {
+  // As workers reach it, and as this gateway does.
+  std::string endpoint;
+  std::shared_ptr<WorkerConnection> connection;
+};
+
 struct Route {
   // Empty when the decode worker computes the prompt.
   Placement prefill;
   // Empty when the demand needs no state.
   Placement decode;
   PromptPlace prompt_place = PromptPlace::kPrefillWorker;
+  // Best first; empty when the decode worker makes no copies, or there is nobody to keep them.
+  std::vector<Standby> standbys;
 };
 
 // Endpoints to use only when there is no other; of those, rather the ones that are named less often.
@@ -131,6 +143,8 @@ class Router : public FleetObserver {
   // A request's worker did its part, or failed it. Failed: true when the worker gets a pause for it.
   void Worked(Stage stage, const std::string& endpoint);
   bool Failed(Stage stage, const std::string& endpoint);
+  // New requests go there.
+  bool Serves(Stage stage, const std::string& endpoint) const;
   // Of one that is not known any more, nothing is held against it.
   WorkerPulse Pulse(Stage stage, const std::string& endpoint) const;
 
@@ -172,6 +186,8 @@ class Router : public FleetObserver {
     WorkerPulse pulse;
     // Larger: used more recently. Spreads requests over equal workers.
     uint64_t last_used = 0;
+    // Likewise as a standby.
+    uint64_t last_standby = 0;
 
     // Estimate of what is in use now.
     int64_t InUse() const;
@@ -195,6 +211,8 @@ class Router : public FleetObserver {
   Row* ChooseLocal(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid, int64_t rows_elsewhere,
                    PromptPlace* place) const;
   bool TakesPrompt(const Row& row, int64_t tokens, const Avoid& avoid, int64_t rows_elsewhere) const;
+  // Who is to keep copies of what runs on `chosen`: rather on another host, and in turns.
+  std::vector<Standby> ChooseStandbys(const std::vector<Row*>& rows, const Row* chosen, const Avoid& avoid);
   // A claim on the memory that the demand's sequences begin with.
   Placement PlaceDecode(Row* row, const Demand& demand, int64_t prompt_tokens);
   // Tokens of the demand's prompt that the worker would compute.

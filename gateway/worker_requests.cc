@@ -64,6 +64,12 @@ Demand DemandOf(const GenerationPlan& plan, const Continuation* continuation) {
     tokens.insert(tokens.end(), continuation->generated.begin(), continuation->generated.end());
     demand.prompt_tokens = static_cast<int64_t>(tokens.size());
     demand.prefixes = PrefixesOf(plan, tokens, tokens.size() - 1);
+    demand.resumes = true;
+    if (continuation->state.has_value()) {
+      demand.session_tokens = continuation->state->tokens;
+      demand.session_worker = continuation->state->standby;
+      demand.may_be_local = demand.session_worker != nullptr && NeedsDecode(plan, continuation);
+    }
     return demand;
   }
   demand.prompt_tokens = static_cast<int64_t>(plan.prompt.size());
@@ -87,10 +93,13 @@ Demand DemandOf(const ScorePlan& plan, size_t index) {
   return demand;
 }
 
-DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, PromptPlace place, const Continuation* continuation) {
+DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, const Route& route, const Continuation* continuation) {
   DecodeRequest request = RequestOf<DecodeRequest>(plan, continuation);
-  request.set_compute_prompt(place != PromptPlace::kPrefillWorker);
-  if (place == PromptPlace::kDecodeWorkerFromSession) *request.mutable_session() = plan.session->key();
+  request.set_compute_prompt(route.prompt_place != PromptPlace::kPrefillWorker);
+  if (route.prompt_place == PromptPlace::kDecodeWorkerFromSession) {
+    *request.mutable_session() = continuation != nullptr ? continuation->state->source.key() : plan.session->key();
+  }
+  for (const Standby& standby : route.standbys) request.add_standbys(standby.endpoint);
   if (plan.keep.has_value()) *request.mutable_keep() = *plan.keep;
   return request;
 }
@@ -103,7 +112,8 @@ PrefillRequest MakePrefillRequest(const GenerationPlan& plan, const worker::v1::
   if (continuation == nullptr && plan.prompt_logprobs && plan.prompt.size() > 1) request.set_score_from(1);
   request.set_keep_state(plan.keep.has_value());
   if (plan.session.has_value()) *request.mutable_session() = *plan.session;
-  if (continuation != nullptr && continuation->state.has_value()) *request.mutable_session() = *continuation->state;
+  if (continuation != nullptr && continuation->state.has_value())
+    *request.mutable_session() = continuation->state->source;
   if (reservation != nullptr) {
     worker::v1::Handoff* const handoff = request.mutable_handoff();
     handoff->set_endpoint(reservation->endpoint());

@@ -75,7 +75,7 @@ void PrefillJob::StartHandoff() {
   options.offer_shared_memory = handoff.transport == HandoffTransport::kShm ||
                                 (handoff.transport == HandoffTransport::kAuto &&
                                  context_->layout->BytesFor(prompt.tokens()) >= kWorthSharingBytes);
-  sender_ = HandoffSender::Start(context_->peers.Get(prompt.handoff->endpoint(), started_at_), *prompt.handoff,
+  sender_ = HandoffSender::Start(context_->peers.Get(prompt.handoff->endpoint(), started_at_), HeadOf(*prompt.handoff),
                                  {context_->model->fingerprint(), context_->layout, prompt.tokens(), state_,
                                   static_cast<size_t>(prompt.request.samples())},
                                  options, context_->wake);

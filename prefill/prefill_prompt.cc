@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/status/status.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/bytes.h"
 #include "common/base/status_macros.h"
@@ -11,20 +10,6 @@
 
 namespace baton {
 namespace {
-
-// host:port (IPv6 hosts in brackets) and nothing else: no other scheme of gRPC's target names.
-bool IsEndpoint(absl::string_view text) {
-  constexpr size_t kMaxEndpointBytes = 300;
-  const size_t colon = text.rfind(':');
-  if (colon == absl::string_view::npos || colon == 0 || text.size() > kMaxEndpointBytes) return false;
-  int port;
-  if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 1 || port > 65535) return false;
-  const absl::string_view host = text.substr(0, colon);
-  for (char c : host) {
-    if (c <= ' ' || c >= 127 || c == '/') return false;
-  }
-  return host.find(':') == absl::string_view::npos || (host.front() == '[' && host.back() == ']');
-}
 
 // Somebody needs the state.
 bool HandsOff(const PrefillPrompt& prompt) {

@@ -137,6 +137,8 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   identity.state_bytes_total = budget.total();
   identity.reserve_output = role->reserve_output();
   identity.local_prefill_chunk = role->local_prefill_chunk();
+  identity.checkpoint_tokens = role->checkpoint_tokens();
+  identity.checkpoint_bytes = role->checkpoint_bytes();
   WorkerService worker_service(MakeWorkerInfo(identity, *model, *model->MakeStateLayout(role->max_run_tokens())),
                                model->tokenizer(), &load);
 
@@ -154,6 +156,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   BATON_RETURN_IF_ERROR(server.Start());
   const std::string endpoint = flags.advertise.empty() ? server.address() : flags.advertise;
   WarnOfWildcard(endpoint, !is_prefill || flags.etcd.enabled());
+  worker_service.SetEndpoint(endpoint);
   role->OnListening(endpoint);
   server.SetServing(true);
   std::unique_ptr<EtcdRegistration> registration;

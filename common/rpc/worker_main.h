@@ -68,6 +68,10 @@ class WorkerRole {
   virtual int64_t reserve_output() const { return 0; }
   // Prompt tokens that a decode worker computes in one step; 0: none.
   virtual int local_prefill_chunk() const { return 0; }
+  // Generated tokens between two copies of a decode worker's states, 0: none are made; and the bytes of others' copies
+  // that it keeps. Asked after Start.
+  virtual int checkpoint_tokens() const { return 0; }
+  virtual int64_t checkpoint_bytes() const { return 0; }
   // Builds engine and services and starts the engine. Called once, after flags are parsed.
   virtual absl::Status Start(const WorkerContext& context) = 0;
   // The role's services (baton.worker.v1.Worker is added for it). They outlive the server.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "common/rpc/status_mapping.h"
 
@@ -140,6 +141,19 @@ TokenHistory SequenceRequest::MakeHistory() const {
   return history;
 }
 
+bool IsEndpoint(absl::string_view text) {
+  constexpr size_t kMaxEndpointBytes = 300;
+  const size_t colon = text.rfind(':');
+  if (colon == absl::string_view::npos || colon == 0 || text.size() > kMaxEndpointBytes) return false;
+  int port;
+  if (!absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 1 || port > 65535) return false;
+  const absl::string_view host = text.substr(0, colon);
+  for (char c : host) {
+    if (c <= ' ' || c >= 127 || c == '/') return false;
+  }
+  return host.find(':') == absl::string_view::npos || (host.front() == '[' && host.back() == ']');
+}
+
 absl::Status CheckSessionKey(const worker::v1::SessionKey& key) {
   if (key.id().size() == kSessionIdBytes && key.identity().size() == kIdentityBytes) return absl::OkStatus();
   return BadRequestError(
@@ -158,8 +172,14 @@ absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& re
   if (request.has_session() && !request.compute_prompt()) {
     violations.emplace_back("session", "is only for compute_prompt: else the prefill worker reads it");
   }
+  if (request.standbys_size() > kMaxStandbys) {
+    violations.emplace_back("standbys", absl::StrCat("must be at most ", kMaxStandbys));
+  } else if (!std::all_of(request.standbys().begin(), request.standbys().end(), IsEndpoint)) {
+    violations.emplace_back("standbys", "must be HOST:PORT of decode workers");
+  }
   absl::StatusOr<SequenceRequest> checked = Check(request, limits, /*generates=*/true, std::move(violations));
   if (!checked.ok()) return checked;
+  checked->standbys.assign(request.standbys().begin(), request.standbys().end());
   checked->keep_id = request.keep().id();
   checked->keep_identity = request.keep().identity();
   checked->compute_prompt = request.compute_prompt();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "common/sampling/sampler.h"
@@ -27,6 +28,7 @@ inline constexpr int kMaxStopTokenIds = 1024;
 inline constexpr int kMaxLogitBiasEntries = 1024;
 inline constexpr size_t kSessionIdBytes = 16;
 inline constexpr size_t kIdentityBytes = 32;
+inline constexpr int kMaxStandbys = 8;
 
 // What a worker accepts.
 struct RequestLimits {
@@ -60,6 +62,8 @@ struct SequenceRequest {
   bool compute_prompt = false;
   std::string session_id;
   std::string session_identity;
+  // DecodeRequest: where copies of the samples' states may go.
+  std::vector<std::string> standbys;
 
   int samples() const { return 1 + static_cast<int>(further_seeds.size()); }
   uint64_t seed(int sample) const {
@@ -85,6 +89,8 @@ absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& re
 // not looked at and max_new_tokens is 0.
 absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::PrefillRequest& request, const RequestLimits& limits);
 
+// host:port (IPv6 hosts in brackets) and nothing else: no other scheme of gRPC's target names.
+bool IsEndpoint(absl::string_view text);
 // INVALID_ARGUMENT unless both parts have their lengths.
 absl::Status CheckSessionKey(const worker::v1::SessionKey& key);
 

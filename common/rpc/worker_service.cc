@@ -139,11 +139,13 @@ WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, co
   *info.mutable_state_bytes() = MakeStateBytes(layout);
   info.mutable_state_bytes()->set_reserve_output(identity.reserve_output);
   info.set_local_prefill_chunk(identity.local_prefill_chunk);
+  info.set_checkpoint_tokens(identity.checkpoint_tokens);
+  info.set_checkpoint_bytes(identity.checkpoint_bytes);
   return info;
 }
 
 WorkerService::WorkerService(WorkerInfo info, absl::string_view tokenizer, const LoadReporter* load)
-    : info_(std::move(info)), tokenizer_(tokenizer), load_(load), started_(absl::Now()) {
+    : tokenizer_(tokenizer), load_(load), started_(absl::Now()), info_(std::move(info)) {
   watch_thread_ = std::thread([this] { WatchLoop(); });
 }
 
@@ -158,7 +160,10 @@ WorkerService::~WorkerService() {
 
 grpc::ServerUnaryReactor* WorkerService::GetInfo(grpc::CallbackServerContext* context,
                                                  const worker::v1::GetInfoRequest* request, WorkerInfo* response) {
-  *response = info_;
+  {
+    absl::MutexLock lock(&mutex_);
+    *response = info_;
+  }
   response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
@@ -188,6 +193,11 @@ void WorkerService::Tell(Watcher& watcher, Load load) const {
   uint64_t told = watcher.told_prefixes;
   if (load_->prefixes().version() != told) load_->prefixes().Describe(&told, load.mutable_prefixes());
   if (watcher.handle->Push(std::move(load))) watcher.told_prefixes = told;
+}
+
+void WorkerService::SetEndpoint(const std::string& endpoint) {
+  absl::MutexLock lock(&mutex_);
+  info_.set_endpoint(endpoint);
 }
 
 void WorkerService::EndWatches() {

@@ -79,6 +79,9 @@ struct WorkerIdentity {
   int64_t reserve_output = 0;
   // Prompt tokens that a decode worker computes in one step; 0: none.
   int local_prefill_chunk = 0;
+  // As WorkerInfo.
+  int checkpoint_tokens = 0;
+  int64_t checkpoint_bytes = 0;
 };
 
 // `layout`: of the states this worker makes.
@@ -98,6 +101,8 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   ~WorkerService() override;
   WorkerService(const WorkerService&) = delete;
 
+  // host:port where other workers reach this one; not told before it is known.
+  void SetEndpoint(const std::string& endpoint);
   // Ends all WatchLoad streams, after a last update, and refuses new ones.
   void EndWatches();
 
@@ -123,12 +128,12 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
   bool WakeWatcher() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_ || !watchers_.empty(); }
   bool Stopping() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return stopping_; }
 
-  const worker::v1::WorkerInfo info_;
   const absl::string_view tokenizer_;
   const LoadReporter* const load_;
   const absl::Time started_;
 
   absl::Mutex mutex_;
+  worker::v1::WorkerInfo info_ ABSL_GUARDED_BY(mutex_);
   std::vector<Watcher> watchers_ ABSL_GUARDED_BY(mutex_);
   bool watches_ended_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

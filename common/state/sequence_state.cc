@@ -239,6 +239,32 @@ absl::StatusOr<StateSnapshot> SequenceState::Share(bool full_pages_only, MemoryR
   return snapshot;
 }
 
+void SequenceState::ReclaimPages() {
+  for (Layer& layer : layers_) {
+    if (layer.kind == Kind::kRecurrent) continue;
+    const auto slots = static_cast<int64_t>(layer.slots.size());
+    int64_t first_own = layer.first_own;
+    // From the newest shared page back to the first that somebody else still holds.
+    for (int64_t page = layer.first_own; page >= 0; --page) {
+      Slot& slot = layer.slots[page % slots];
+      if (slot.index == page && !slot.owned) {
+        if (slot.page.shared()) break;
+        slot.owned = true;
+        slot.copy_on_write = false;
+        ++layer.owned;
+      } else if (page < layer.first_own) {
+        break;
+      }
+      first_own = page;
+    }
+    layer.first_own = first_own;
+    const int64_t needed = std::min(slots, layer.total_pages - first_own) - layer.owned;
+    if (needed >= layer.reserved) continue;
+    reservation_.Shrink((layer.reserved - needed) * layer.page_bytes);
+    layer.reserved = needed;
+  }
+}
+
 void SequenceState::AdoptPages(const StateSnapshot& snapshot) {
   for (size_t i = 0; i < layers_.size(); ++i) {
     Layer& layer = layers_[i];

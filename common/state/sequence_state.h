@@ -83,6 +83,9 @@ class SequenceState {
   // Of that, only the KV pages that are full: a snapshot at the last page boundary, without recurrent state. Pages that
   // had left a window before position() are not in it, even if the boundary's own window reached back to them.
   absl::StatusOr<StateSnapshot> ShareFullPages();
+  // Between runs, when a fork or snapshot may be gone: pages that nobody else holds any more are its own again, and
+  // what was reserved in their place is free.
+  void ReclaimPages();
   // The page that holds positions [page * page_tokens, ...) of a KV layer, for readers of what has been written there;
   // empty when absent. A window's page should be released before it leaves the window: until then it takes the place of
   // one that this state has reserved, beyond the budget if need be.

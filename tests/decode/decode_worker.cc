@@ -61,14 +61,15 @@ DecodeServiceOptions ServiceOptions(const DecodeWorkerOptions& options) {
   out.max_tokens = 2048;
   out.engine = options.engine;
   out.sessions = options.sessions;
+  out.checkpoints = options.checkpoints;
   return out;
 }
 
 }  // namespace
 
-Model& WorkerModel(const std::string& name) {
-  static auto* models = new std::map<std::string, std::unique_ptr<Model>>;
-  return Loaded(*models, name);
+Model& WorkerModel(const std::string& name, int worker) {
+  static auto* models = new std::map<int, std::map<std::string, std::unique_ptr<Model>>>;
+  return Loaded((*models)[worker], name);
 }
 
 Model& LoopModel(const std::string& name) {
@@ -262,7 +263,8 @@ DecodeWorker::DecodeWorker(const DecodeWorkerOptions& options)
       budget_(options.memory),
       metrics_("decode"),
       load_(&budget_),
-      service_(&WorkerModel(options.model), ServiceOptions(options), &budget_, &metrics_, &load_, &gate_),
+      service_(&WorkerModel(options.model, options.number), ServiceOptions(options), &budget_, &metrics_, &load_,
+               &gate_),
       server_({.listen = "127.0.0.1:0"}) {
   server_.AddService(&service_);
   const absl::Status started = server_.Start();

@@ -24,8 +24,8 @@
 
 namespace baton {
 
-// Bundled models, loaded once. A model has one user at a time, so the worker and the plain loop each have their own.
-Model& WorkerModel(const std::string& name);
+// Bundled models, loaded once. A model has one user at a time, so workers and the plain loop each have their own.
+Model& WorkerModel(const std::string& name, int worker = 0);
 Model& LoopModel(const std::string& name);
 
 // `count` ids that are no control tokens, the same for the same seed.
@@ -118,6 +118,10 @@ struct DecodeWorkerOptions {
   DecodeEngineOptions engine;
   // By default nothing is kept.
   SessionOptions sessions = {};
+  // By default no copies of states are made or kept.
+  CheckpointOptions checkpoints = {};
+  // Workers that live at the same time have different ones.
+  int number = 0;
 };
 
 class DecodeWorker {

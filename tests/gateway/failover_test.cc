@@ -379,6 +379,28 @@ TEST_F(FailoverTest, WhatALeavingWorkerLeftIsFetched) {
   EXPECT_EQ(asked[1].session().key().identity(), key.identity());
 }
 
+TEST_F(FailoverTest, CopiesWhereNoneCanBeArePassedOver) {
+  last_words_ = [&](FakeDecode::Call& call) {
+    for (const int32_t standby : {0, -1, 1 << 30}) {
+      worker::v1::DecodeEvent event;
+      worker::v1::StateCheckpoint* const copy = event.mutable_progress()->add_checkpoints();
+      copy->mutable_key()->set_id(std::string(kSessionIdBytes, 'i'));
+      copy->mutable_key()->set_identity(std::string(kIdentityBytes, 's'));
+      copy->set_position(5);
+      copy->set_standby(standby);
+      call.Push(event);
+    }
+  };
+  FailAt({Point::kDecode});
+  auto client = Stream(SimpleRequest(8));
+  const absl::Status status = Finish(*client);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(client->ids.size(), 8u);
+  const auto asked = prefill_requests();
+  ASSERT_EQ(asked.size(), 2u);
+  EXPECT_FALSE(asked[1].has_session());
+}
+
 class ImpatientFailoverTest : public FailoverTest {
  protected:
   void Configure() override {

@@ -19,7 +19,7 @@
 #include "prefill/prefill_engine.h"
 #include "prefill/prefill_metrics.h"
 #include "prefill/prefill_service.h"
-#include "tests/prefill/fake_decode.h"
+#include "tests/common/rpc/fake_decode.h"
 #include "tests/prefill/test_models.h"
 
 namespace baton {

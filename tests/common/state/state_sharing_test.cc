@@ -101,6 +101,12 @@ class World {
     EXPECT_LE(budget_.used(), before);
     Check("run");
   }
+  void Reclaim(size_t at) {
+    const int64_t before = budget_.used();
+    states_[at].state.ReclaimPages();
+    EXPECT_LE(budget_.used(), before);
+    Check("reclaim");
+  }
   void Drop(size_t at) {
     states_.erase(states_.begin() + static_cast<int64_t>(at));
     Check("drop");
@@ -205,6 +211,8 @@ TEST(StateSharingTest, RandomLivesAgreeWithThePlainModel) {
             world.Drop(below(states));
           else if (action == 6 && snapshots > 0)
             world.DropSnapshot(below(snapshots));
+          else if (action == 7)
+            world.Reclaim(below(states));
           else
             world.Run(below(states), 1 + below(run), random(), action % 2 == 0);
           if (testing::Test::HasFatalFailure()) return;
@@ -262,6 +270,30 @@ TEST(StateSharingTest, AForkSharesItsPast) {
   EXPECT_NE(fork.KvPage(0, 9).data(), state.KvPage(0, 9).data());
   RunTokens(state, 1);  // writes in place: the other has its copy
   EXPECT_EQ(budget.used(), (10 + 1 + 2) * page);
+}
+
+// Copies that come and go, as periodic checkpoints do, leave a state as it was without them.
+TEST(StateSharingTest, ReclaimedPagesCostNothing) {
+  for (const auto& layout : Layouts(/*run=*/2)) {
+    MemoryBudget budget(kPlenty);
+    MemoryBudget other(kPlenty);
+    SequenceState state = MakeState(layout, budget, 60);
+    SequenceState undisturbed = MakeState(layout, other, 60);
+    for (int i = 0; i < 60; ++i) {
+      RunTokens(state, 1);
+      RunTokens(undisturbed, 1);
+      absl::StatusOr<SequenceState> copy = state.Fork(budget, state.position());
+      ASSERT_TRUE(copy.ok());
+      if (i % 3 == 0) state.ReclaimPages();  // too early: nothing is
+      EXPECT_EQ(VisibleBytes(*copy), VisibleBytes(undisturbed));
+      copy = absl::UnavailableError("gone");
+      if (i % 2 == 0) state.ReclaimPages();
+      if (i % 2 == 0) {
+        ASSERT_LE(budget.used(), other.used()) << i;
+      }
+    }
+    EXPECT_EQ(VisibleBytes(state), VisibleBytes(undisturbed));
+  }
 }
 
 TEST(StateSharingTest, AForkThatDoesNotFitChangesNothing) {

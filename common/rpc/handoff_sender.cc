@@ -1,4 +1,4 @@
-#include "prefill/handoff_sender.h"
+#include "common/rpc/handoff_sender.h"
 
 #include <grpcpp/generic/generic_stub.h>
 
@@ -29,10 +29,18 @@ constexpr int64_t kSampleCredit = 256;
 
 }  // namespace
 
-HandoffSender::HandoffSender(std::shared_ptr<DecodePeer> peer, const worker::v1::Handoff& target, HandoffState state,
+worker::v1::StateChunk HeadOf(const worker::v1::Handoff& target) {
+  StateChunk head;
+  head.set_reservation_id(target.reservation_id());
+  head.set_generation(target.generation());
+  head.set_boot_id(target.boot_id());
+  return head;
+}
+
+HandoffSender::HandoffSender(std::shared_ptr<DecodePeer> peer, const StateChunk& head, HandoffState state,
                              const HandoffSenderOptions& options, std::function<void()> wake)
     : peer_(std::move(peer)),
-      target_(target),
+      head_(head),
       write_delay_(options.write_delay),
       wake_(std::move(wake)),
       offer_shared_memory_(options.offer_shared_memory),
@@ -42,11 +50,11 @@ HandoffSender::HandoffSender(std::shared_ptr<DecodePeer> peer, const worker::v1:
   if (!options.request_id.empty()) context_.AddMetadata("x-request-id", options.request_id);
 }
 
-std::shared_ptr<HandoffSender> HandoffSender::Start(std::shared_ptr<DecodePeer> peer, const worker::v1::Handoff& target,
+std::shared_ptr<HandoffSender> HandoffSender::Start(std::shared_ptr<DecodePeer> peer, const StateChunk& head,
                                                     HandoffState state, const HandoffSenderOptions& options,
                                                     std::function<void()> wake) {
   std::shared_ptr<HandoffSender> sender(
-      new HandoffSender(std::move(peer), target, std::move(state), options, std::move(wake)));
+      new HandoffSender(std::move(peer), head, std::move(state), options, std::move(wake)));
   sender->account_.emplace(&sender->peer_->credit, [weak = std::weak_ptr<HandoffSender>(sender)] {
     if (const std::shared_ptr<HandoffSender> self = weak.lock()) self->OnCredit();
   });
@@ -151,9 +159,7 @@ void HandoffSender::MakeMessage(const Plan& plan) {
   ByteChain frames;
   if (plan.header) {
     header_written_ = true;
-    head.set_reservation_id(target_.reservation_id());
-    head.set_generation(target_.generation());
-    head.set_boot_id(target_.boot_id());
+    head = head_;
     if (offer_shared_memory_) {
       if (const absl::optional<SharedMemoryName> name = peer_->memory.Offer()) {
         head.mutable_offer()->set_process(name->process);

@@ -1,6 +1,6 @@
 // What all handoffs to one decode worker share: the connection, the bound on what is on its way, and shared memory
-// where both are on one host. One for each endpoint, made at first use and kept while it is used. Not thread-safe: the
-// engine thread's.
+// where both are on one host. One for each endpoint, made at first use and kept while it is used. Not thread-safe: one
+// thread's.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/time/time.h"
 #include "common/rpc/channel.h"
-#include "prefill/handoff_credit.h"
-#include "prefill/handoff_memory.h"
+#include "common/rpc/handoff_credit.h"
+#include "common/rpc/handoff_memory.h"
 
 namespace baton {
 

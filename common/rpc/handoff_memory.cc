@@ -1,4 +1,4 @@
-#include "prefill/handoff_memory.h"
+#include "common/rpc/handoff_memory.h"
 
 #include <iterator>
 #include <utility>

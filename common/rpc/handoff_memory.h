@@ -1,4 +1,4 @@
-// Shared memory of one pair (prefill worker, decode worker on the same host), and which parts of it are in use. It is
+// Shared memory of one pair (sending worker, decode worker on the same host), and which parts of it are in use. It is
 // offered with the pair's first handoffs and takes memory only once the decode worker has opened it. Thread-safe.
 //
 //   HandoffMemory memory(bytes);

@@ -1,12 +1,12 @@
-// The sending end of one handoff: a Decode.Receive call to the decode worker that holds the reservation, with a queue
-// of pieces in front, so that the engine thread never waits for the network. Tests:
-// tests/prefill/handoff_sender_test.cc.
+// The sending end of one handoff: a Decode.Receive call to the decode worker that holds the reservation, or that is to
+// keep a copy, with a queue of pieces in front, so that the engine thread never waits for the network. Tests:
+// tests/common/rpc/handoff_sender_test.cc.
 //
 // The engine names pieces of the state as they become final (StateCutter), and at the end the first tokens; gRPC
 // threads serialize and write them, message by message, as the receiver and the pair's credit allow. Pieces reference
 // the state's own memory: a queue of them costs nothing, and the state lives until the last one is on its way.
 //
-//   auto sender = HandoffSender::Start(peer, handoff, state, options, wake_engine);
+//   auto sender = HandoffSender::Start(peer, HeadOf(handoff), state, options, wake_engine);
 //   sender->Send(std::move(pieces));            // any number of times
 //   sender->Commit(first_tokens);               // after the last piece
 //   ... if (sender->over()) sender->outcome()   // OK once the receiver has verified the commit
@@ -38,8 +38,8 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/rpc/decode_peers.h"
 #include "common/state/state_codec.h"
-#include "prefill/decode_peers.h"
 
 namespace baton {
 
@@ -75,11 +75,15 @@ struct HandoffOutcome {
   absl::Time ended;
 };
 
+// What the first message of a handoff says: whose state it is.
+worker::v1::StateChunk HeadOf(const worker::v1::Handoff& target);
+
 // Thread-safe. Owns itself until the call is over; the caller shares it.
 class HandoffSender final : public grpc::ClientBidiReactor<grpc::ByteBuffer, worker::v1::ReceiveResponse> {
  public:
-  // `wake` is called when the call is over, from gRPC threads, without locks held.
-  static std::shared_ptr<HandoffSender> Start(std::shared_ptr<DecodePeer> peer, const worker::v1::Handoff& target,
+  // `head`: of the first message, without data. `wake` is called when the call is over, from gRPC threads, without
+  // locks held.
+  static std::shared_ptr<HandoffSender> Start(std::shared_ptr<DecodePeer> peer, const worker::v1::StateChunk& head,
                                               HandoffState state, const HandoffSenderOptions& options,
                                               std::function<void()> wake);
   HandoffSender(const HandoffSender&) = delete;
@@ -119,7 +123,7 @@ class HandoffSender final : public grpc::ClientBidiReactor<grpc::ByteBuffer, wor
     int64_t bytes = 0;
   };
 
-  HandoffSender(std::shared_ptr<DecodePeer> peer, const worker::v1::Handoff& target, HandoffState state,
+  HandoffSender(std::shared_ptr<DecodePeer> peer, const worker::v1::StateChunk& head, HandoffState state,
                 const HandoffSenderOptions& options, std::function<void()> wake);
 
   void OnCredit();
@@ -138,7 +142,7 @@ class HandoffSender final : public grpc::ClientBidiReactor<grpc::ByteBuffer, wor
   void CloseQueue() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const std::shared_ptr<DecodePeer> peer_;
-  const worker::v1::Handoff target_;
+  const worker::v1::StateChunk head_;
   const absl::Duration write_delay_;
   const std::function<void()> wake_;
   const bool offer_shared_memory_;

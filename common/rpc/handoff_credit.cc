@@ -1,4 +1,4 @@
-#include "prefill/handoff_credit.h"
+#include "common/rpc/handoff_credit.h"
 
 #include <algorithm>
 #include <utility>

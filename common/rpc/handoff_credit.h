@@ -1,4 +1,4 @@
-// How much state may be on its way to one decode worker: one bound for all handoffs of a pair (prefill worker, decode
+// How much state may be on its way to one decode worker: one bound for all handoffs of a pair (sending worker, decode
 // worker), shared fairly, so that many transfers at once slow each other down instead of filling memory. A decode
 // worker that does not read holds up its own pair and nobody else: no call here waits.
 //

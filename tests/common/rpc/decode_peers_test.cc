@@ -1,4 +1,4 @@
-#include "prefill/decode_peers.h"
+#include "common/rpc/decode_peers.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "prefill/handoff_sender.h"
+#include "common/rpc/handoff_sender.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 
 #include "common/rpc/channel.h"
 #include "common/rpc/status_mapping.h"
+#include "tests/common/rpc/fake_decode.h"
 #include "tests/common/state/test_states.h"
-#include "tests/prefill/fake_decode.h"
 
 namespace baton {
 namespace {
@@ -40,7 +40,7 @@ class HandoffSenderTest : public ::testing::Test {
     target.set_reservation_id(id);
     target.set_generation(7);
     peer_ = std::make_shared<DecodePeer>(NewChannel(endpoint), int64_t{4} << 20);
-    return HandoffSender::Start(peer_, target, {TestFingerprint(), layout_, kTokens, state_}, options,
+    return HandoffSender::Start(peer_, HeadOf(target), {TestFingerprint(), layout_, kTokens, state_}, options,
                                 [wakes = wakes_] { ++*wakes; });
   }
   void SendAll(HandoffSender& sender) {
