@@ -155,6 +155,11 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
   auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_);
   absl::StatusOr<std::shared_ptr<Reservation>> created =
       reservations_.Create(call, beginning->layout != nullptr ? &*beginning : nullptr);
+  if (beginning->layout != nullptr) {
+    // The state has what it needs of it.
+    *beginning = StateSnapshot();
+    metrics_.UpdateStateBytes();
+  }
   if (!created.ok()) {
     gate_->Leave();
     return Refuse(*request, created.status());
@@ -200,6 +205,8 @@ absl::StatusOr<StateSnapshot> DecodeService::BeginningOf(const SequenceRequest& 
   absl::StatusOr<SequenceState> copy = checkpoints_.Take(key);
   if (copy.ok()) {
     if (copy->position() < static_cast<int64_t>(request.tokens.size())) return copy->Snapshot();
+    copy = absl::NotFoundError("");
+    metrics_.UpdateStateBytes();
     return WithReason(absl::UnavailableError("the copy of the state here is of more tokens than the request has"),
                       kLocalPrefillRefused);
   }
