@@ -270,6 +270,8 @@ void DecodeEngine::Checkpoint(ActiveSequence& sequence) {
     told->set_standby(committed.standby);
   }
   if (!series->Due(sequence.generated) || checkpoints_in_step_ == kMostCheckpointsInStep) return;
+  // Nobody is to wait on disk for the sake of a copy.
+  if (short_of_memory()) return links_.checkpoints->Skip(series, sequence.generated);
   absl::StatusOr<SequenceState> copy = sequence.state->Fork(*budget_, sequence.state->position());
   if (!copy.ok()) return links_.checkpoints->Skip(series, sequence.generated);
   ++checkpoints_in_step_;

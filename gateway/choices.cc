@@ -45,7 +45,9 @@ absl::Status Choices::AddFirst(const worker::v1::FirstToken& first, absl::Span<c
 
 absl::Status Choices::AddProgress(const worker::v1::Progress& progress, absl::Span<const int> which,
                                   std::vector<ChoiceEvent>* events) {
-  if (progress.tokens().empty() && progress.done().empty()) return BrokenContract("an event without anything in it");
+  if (progress.tokens().empty() && progress.done().empty() && progress.checkpoints().empty()) {
+    return BrokenContract("an event without anything in it");
+  }
   for (const worker::v1::TokenChunk& chunk : progress.tokens()) {
     int index;
     BATON_RETURN_IF_ERROR(Find(chunk.sample(), which, &index));

@@ -31,7 +31,7 @@ from process import wait_until
 
 # What a token costs in real models; without it a tiny one is done before anything can happen to it.
 PREFILL_FLAGS = ["--chunk-tokens", "32", "--inject-step-delay-ms", "10"]
-DECODE_FLAGS = ["--inject-step-delay-ms", "15", "--grace", "5"]
+DECODE_FLAGS = ["--inject-step-delay-ms", "15", "--grace", "5", "--checkpoint-tokens", "16", "--checkpoint-ttl", "5"]
 GATEWAY_FLAGS = ["--stall-timeout", "2"]
 DEADLINE_SECONDS = 120
 
@@ -295,6 +295,7 @@ def report(fleet, hosts, options, load, faults, problems):
     print(f"  requests: {sum(load.outcomes.values())} {dict(load.outcomes)}, {load.tokens} tokens")
     print(f"  retries before the first token: {series(fleet.gateway, 'baton_retries_total')}")
     print(f"  resumed after it: {series(fleet.gateway, 'baton_resumes_total')}")
+    print(f"  resumed from: {series(fleet.gateway, 'baton_resumed_from_total')}")
     print(f"  longest pause within a stream: p50 {percentile(load.pauses, 0.5):.2f} s, "
           f"p99 {percentile(load.pauses, 0.99):.2f} s, max {max(load.pauses, default=0):.2f} s")
     print(f"  whole request: p50 {percentile(load.seconds, 0.5):.2f} s, p99 {percentile(load.seconds, 0.99):.2f} s")

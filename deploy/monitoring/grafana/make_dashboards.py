@@ -254,6 +254,13 @@ WORKERS = [
           "Files are counted once for each worker that shares their directory."),
     graph("Their bytes", "bytes", [(f"sum by (model, place) (baton_session_bytes{{{MODEL}}})", "{{model}} {{place}}")]),
     graph("Events", "ops", [(rate("baton_session_events_total", by="event"), "{{event}}")], stacked=True),
+
+    row("Copies of running states"),
+    graph("Sent", "ops", [(rate("baton_checkpoints_sent_total", by="result"), "{{result}}")],
+          "With --checkpoint-tokens. skipped: no memory to make one."),
+    graph("Kept for others", "bytes", [(f"sum by (instance) (baton_checkpoint_bytes{{{MODEL}}})", "{{instance}}")]),
+    graph("What lost streams went on from", "ops", [(rate("baton_resumed_from_total", by="source"), "{{source}}")],
+          stacked=True),
 ]
 
 DASHBOARDS = {
