@@ -101,7 +101,7 @@ class DecodeRole final : public WorkerRole {
     app.add_option("--checkpoint-ttl", checkpoint_ttl_seconds_,
                    "How long such a copy is kept when no newer one comes: longer than --checkpoint-tokens take, and "
                    "than the gateways take to go on from it")
-        ->check(CLI::Range(1.0, 86400.0).description(""))
+        ->check(RealRange(1.0, 86400.0).description(""))
         ->type_name("SECONDS")
         ->capture_default_str();
     app.add_option(
