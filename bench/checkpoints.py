@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
 """What copies of recurrent states (--checkpoint-tokens) save when a decode worker is killed, and what they cost.
 
-    PYTHONPATH=BUILD_DIR/python bench/checkpoints.py BUILD_DIR [--prompt-tokens N] [--rounds N]
+    PYTHONPATH=BUILD_DIR/python bench/checkpoints.py BUILD_DIR [--prompt-tokens N] [--rounds N] [--pace-rounds N]
 
 Makes a RecurrentGemma shape of 94 million parameters whose state is as large as that of the 2B model (16 MiB), and for each
 interval, with and without the prefill worker's prefix cache, a fleet of one prefill and two decode workers, all with a thread
-of their own. In turn, --rounds times:
+of their own. In turn:
 
 - one stream with a long prompt; once it has some tokens its decode worker is killed, and the longest gap between two of its
   tokens is what that cost its client;
-- four streams at a time, undisturbed: the gaps between their tokens.
+- four streams at a time, undisturbed, whose windows are full: the gaps between their tokens.
 
 Prints both as tables, medians of the rounds.
 """
@@ -32,6 +32,7 @@ from fleet_processes import Fleet
 
 INTERVALS = [0, 64, 256]
 VOCABULARY = 2048
+PACE_PROMPT = 2200
 SHAPE = dict(hidden_size=512, intermediate_size=3072, num_hidden_layers=24, num_attention_heads=2, head_dim=256, lru_width=512,
              attention_window_size=2048, vocab_size=VOCABULARY)
 
@@ -121,7 +122,7 @@ class Setup:
                     gaps.append((now - last) / len(event.delta.token_ids))
                 last = now
         gaps = []
-        threads = [threading.Thread(target=read, args=(self.stream(256, new_tokens, random.Random(f"{seed}/{i}")), gaps))
+        threads = [threading.Thread(target=read, args=(self.stream(PACE_PROMPT, new_tokens, random.Random(f"{seed}/{i}")), gaps))
                    for i in range(4)]
         for thread in threads:
             thread.start()
@@ -141,6 +142,7 @@ def main():
     parser.add_argument("--tokens", type=int, default=300, help="of output before the worker is killed")
     parser.add_argument("--pace-tokens", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pace-rounds", type=int, default=4)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         model = make_model(pathlib.Path(options.build) / "bin", pathlib.Path(directory))
@@ -152,9 +154,9 @@ def main():
                 for setup in setups:
                     # Some way after a copy.
                     setup.kill_one(options.prompt_tokens, options.tokens + 13 * number, random.Random(number))
-                for setup in setups:
-                    if not setup.cached:
-                        setup.pace(options.pace_tokens, number)
+            for number in range(options.pace_rounds):
+                for setup in setups[:len(INTERVALS)]:
+                    setup.pace(options.pace_tokens, number)
             print("| interval | prefix cache | pause, median (each) | went on from |")
             print("|---|---|---|---|")
             for setup in setups:
