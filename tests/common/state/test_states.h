@@ -80,7 +80,7 @@ inline void RunTokens(SequenceState& state, int64_t tokens, uint64_t seed = 1) {
       for (size_t i = 0; i < rg_lru.size(); ++i) rg_lru[i] = TestValue(seed, layer, begin + tokens, i) / 3;
       absl::Span<std::byte> conv = state.ConvState(layer);
       for (size_t i = 0; i < conv.size(); ++i) {
-        conv[i] = static_cast<std::byte>(8 * TestValue(seed, layer, begin + tokens, 1000 + i));
+        conv[i] = static_cast<std::byte>(static_cast<int>(8 * TestValue(seed, layer, begin + tokens, 1000 + i)));
       }
       continue;
     }
