@@ -153,26 +153,27 @@ absl::Status Requests(const Flags& flags, ordered_json* json) {
 
 absl::Status Streams(const Flags& flags, bool relay, ordered_json* json) {
   std::printf("%s\n", relay ? "floor: a bare gRPC relay, a message for a message" : "streams through the gateway");
-  std::printf("  %7s %11s %11s %6s %14s %10s %10s %8s\n", "streams", "offered/s", "tokens/s", "core", "tokens/CPU s",
+  std::printf("  %7s %11s %11s %6s %14s %10s %10s %8s\n", "streams", "sampled/s", "tokens/s", "core", "tokens/CPU s",
               "per msg in", "per msg out", "behind");
   for (const int streams : flags.streams) {
     for (const double rate : flags.rates) {
       BATON_ASSIGN_OR_RETURN(const std::vector<StreamCost> passes, Passes<StreamCost>(flags.repeat, [&] {
                                return MeasureStreams(flags.cost, streams, rate, relay);
                              }));
-      ordered_json row = {{"streams", streams}, {"offered_per_second", rate}};
+      ordered_json row = {{"streams", streams}, {"asked_per_second", rate}};
       const auto median = [&](const char* name, double StreamCost::*which) {
         const double value = MedianOf(passes, [&](const StreamCost& pass) { return pass.*which; });
         row[name] = value;
         return value;
       };
+      const double offered = median("sampled_per_second", &StreamCost::offered);
       const double delivered = median("tokens_per_second", &StreamCost::delivered);
       const double share = median("core_share", &StreamCost::cpu_share);
       const double per_cpu = median("tokens_per_cpu_second", &StreamCost::tokens_per_cpu_second);
       const double in = median("tokens_per_message_in", &StreamCost::tokens_per_message_in);
       const double out = median("tokens_per_message_out", &StreamCost::tokens_per_message_out);
       const double behind = median("behind_seconds", &StreamCost::behind_seconds);
-      std::printf("  %7d %11.0f %11.0f %5.0f%% %14.0f %10.2f %10.2f %7.3fs\n", streams, rate, delivered, 100 * share,
+      std::printf("  %7d %11.0f %11.0f %5.0f%% %14.0f %10.2f %10.2f %7.3fs\n", streams, offered, delivered, 100 * share,
                   per_cpu, in, out, behind);
       std::fflush(stdout);
       (*json)[relay ? "floor" : "streams"].push_back(std::move(row));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <thread>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "baton/v1/inference.grpc.pb.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
+#include "bench/frame_peers.h"
 #include "bench/instant_workers.h"
 #include "bench/measured_process.h"
 #include "bench/stream_load.h"
@@ -58,26 +60,41 @@ absl::Status AwaitReady(const std::string& target) {
   return absl::UnavailableError("the gateway does not find its workers");
 }
 
-absl::StatusOr<Bench> StartBench(const GatewayCostOptions& options, const InstantWorkersOptions& worker_options,
-                                 bool relay) {
+absl::StatusOr<std::unique_ptr<MeasuredProcess>> StartGateway(const GatewayCostOptions& options,
+                                                              const std::string& prefill,
+                                                              const std::vector<std::string>& decode) {
+  std::vector<std::string> command = {options.gateway_program, "--listen", "127.0.0.1:0",   "--metrics", "127.0.0.1:0",
+                                      "--prefill-worker",      prefill,    "--max-running", "1000000"};
+  for (const std::string& worker : decode) command.insert(command.end(), {"--decode-worker", worker});
+  command.insert(command.end(), options.gateway_flags.begin(), options.gateway_flags.end());
+  BATON_ASSIGN_OR_RETURN(std::unique_ptr<MeasuredProcess> process,
+                         MeasuredProcess::Start(command, options.gateway_core, options.gateway_log));
+  BATON_RETURN_IF_ERROR(AwaitReady(process->ready("listen")));
+  return process;
+}
+
+absl::StatusOr<std::unique_ptr<MeasuredProcess>> StartRelay(const GatewayCostOptions& options,
+                                                            const std::string& worker) {
+  return MeasuredProcess::Start({options.own_program, "--relay", worker}, options.gateway_core);
+}
+
+absl::Status Await(const std::function<bool()>& condition, const std::string& what) {
+  const Clock::time_point begin = Clock::now();
+  while (!condition()) {
+    if (SecondsSince(begin) > static_cast<double>(kPatience.count())) return absl::DeadlineExceededError(what);
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Bench> StartBench(const GatewayCostOptions& options, const InstantWorkersOptions& worker_options) {
   Bench bench;
   BATON_ASSIGN_OR_RETURN(bench.workers, InstantWorkers::Start(worker_options));
   bench.prompt = bench.workers->text_ids();
-  std::vector<std::string> command;
-  if (relay) {
-    command = {options.own_program, "--relay", bench.workers->decode(0)};
-  } else {
-    command = {options.gateway_program,  "--listen",      "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--prefill-worker",
-               bench.workers->prefill(), "--max-running", "1000000"};
-    for (int i = 0; i < worker_options.decode_workers; ++i) {
-      command.insert(command.end(), {"--decode-worker", bench.workers->decode(i)});
-    }
-    command.insert(command.end(), options.gateway_flags.begin(), options.gateway_flags.end());
-  }
-  BATON_ASSIGN_OR_RETURN(
-      bench.process, MeasuredProcess::Start(command, options.gateway_core, relay ? "/dev/null" : options.gateway_log));
+  std::vector<std::string> decode;
+  for (int i = 0; i < worker_options.decode_workers; ++i) decode.push_back(bench.workers->decode(i));
+  BATON_ASSIGN_OR_RETURN(bench.process, StartGateway(options, bench.workers->prefill(), decode));
   bench.target = bench.process->ready("listen");
-  if (!relay) BATON_RETURN_IF_ERROR(AwaitReady(bench.target));
   return bench;
 }
 
@@ -168,7 +185,7 @@ absl::StatusOr<double> DirectFirstToken(const WorkerStubs& stubs, const worker::
 absl::StatusOr<AddedLatency> MeasureLatency(const GatewayCostOptions& options, bool local) {
   InstantWorkersOptions worker_options = WorkersOf(options);
   worker_options.computes_prompts = local;
-  BATON_ASSIGN_OR_RETURN(Bench bench, StartBench(options, worker_options, /*relay=*/false));
+  BATON_ASSIGN_OR_RETURN(Bench bench, StartBench(options, worker_options));
   if (local) bench.prompt.resize(kLocalPromptTokens);
   const v1::GenerateRequest request = GenerateRequestOf(bench.prompt, 2);
   auto decode_request = WorkerRequestOf<worker::v1::DecodeRequest>(*bench.workers, bench.prompt, 2);
@@ -202,7 +219,7 @@ absl::StatusOr<AddedLatency> MeasureLatency(const GatewayCostOptions& options, b
 }
 
 absl::StatusOr<RequestCost> MeasureRequests(const GatewayCostOptions& options, int output_tokens, int callers) {
-  BATON_ASSIGN_OR_RETURN(const Bench bench, StartBench(options, WorkersOf(options), /*relay=*/false));
+  BATON_ASSIGN_OR_RETURN(const Bench bench, StartBench(options, WorkersOf(options)));
   const v1::GenerateRequest request = GenerateRequestOf(bench.prompt, output_tokens);
   std::atomic<bool> stop{false};
   std::atomic<int64_t> done{0};
@@ -239,60 +256,52 @@ absl::StatusOr<RequestCost> MeasureRequests(const GatewayCostOptions& options, i
 
 absl::StatusOr<StreamCost> MeasureStreams(const GatewayCostOptions& options, int streams, double tokens_per_second,
                                           bool relay) {
-  InstantWorkersOptions worker_options = WorkersOf(options);
-  worker_options.computes_prompts = relay;
-  BATON_ASSIGN_OR_RETURN(const Bench bench, StartBench(options, worker_options, relay));
-  StreamLoadOptions load_options;
-  load_options.target = bench.target;
-  load_options.connections = std::min(options.connections, streams);
-  load_options.through_gateway = !relay;
-  load_options.request = GenerateRequestOf(bench.prompt, kEndless);
-  load_options.decode_request = WorkerRequestOf<worker::v1::DecodeRequest>(*bench.workers, bench.prompt, kEndless);
-  load_options.decode_request.set_compute_prompt(true);
-  load_options.prompt_tokens = static_cast<int64_t>(bench.prompt.size());
-  load_options.token_at = [workers = bench.workers.get()](int64_t position) { return workers->TokenAt(position); };
-  bench.workers->Hold();
-  StreamLoad load(std::move(load_options));
-  load.Open(streams);
-  if (!load.AwaitFirstTokens(streams, kPatience)) {
-    return absl::InternalError(absl::StrCat("not all streams began: ", load.problem()));
-  }
-  bench.workers->Step(tokens_per_second / streams);
+  FramePeersOptions peer_options;
+  peer_options.model = options.model;
+  peer_options.through_gateway = !relay;
+  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<FramePeers> peers, FramePeers::Start(peer_options));
+  // Computes nothing, and has to be there.
+  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<InstantWorkers> prefill, InstantWorkers::Start(WorkersOf(options)));
+  BATON_ASSIGN_OR_RETURN(
+      const std::unique_ptr<MeasuredProcess> process,
+      relay ? StartRelay(options, peers->worker()) : StartGateway(options, prefill->prefill(), {peers->worker()}));
+  BATON_RETURN_IF_ERROR(peers->Open(process->ready("listen"), std::min(options.connections, streams), streams));
+  BATON_RETURN_IF_ERROR(
+      Await([&] { return peers->counts().begun + peers->counts().ended_badly >= streams; }, "not all streams began"));
+  peers->Step(tokens_per_second / streams);
   absl::SleepFor(absl::Seconds(kWarmupSeconds));
 
-  const double cpu = bench.process->CpuSeconds();
-  const int64_t tokens = load.tokens();
-  const int64_t messages = load.messages();
-  const int64_t sent = bench.workers->tokens_sent();
-  const int64_t sent_messages = bench.workers->messages_sent();
+  const double cpu = process->CpuSeconds();
+  const FramePeers::Counts before = peers->counts();
   const Clock::time_point begin = Clock::now();
   absl::SleepFor(absl::Seconds(options.seconds));
   const double seconds = SecondsSince(begin);
-  const double cpu_seconds = bench.process->CpuSeconds() - cpu;
-  const auto delivered = static_cast<double>(load.tokens() - tokens);
+  const double cpu_seconds = process->CpuSeconds() - cpu;
+  const FramePeers::Counts after = peers->counts();
+  const auto per = [](int64_t tokens, int64_t messages) {
+    return static_cast<double>(tokens) / static_cast<double>(std::max<int64_t>(1, messages));
+  };
+  const int64_t tokens = after.tokens - before.tokens;
   StreamCost cost;
   cost.streams = streams;
-  cost.offered = tokens_per_second;
-  cost.delivered = delivered / seconds;
+  cost.offered = static_cast<double>(after.tokens_sent - before.tokens_sent) / seconds;
+  cost.delivered = static_cast<double>(tokens) / seconds;
   cost.cpu_share = cpu_seconds / seconds;
-  cost.tokens_per_cpu_second = delivered / cpu_seconds;
-  cost.tokens_per_message_in =
-      static_cast<double>(bench.workers->tokens_sent() - sent) /
-      static_cast<double>(std::max<int64_t>(1, bench.workers->messages_sent() - sent_messages));
-  cost.tokens_per_message_out = delivered / static_cast<double>(std::max<int64_t>(1, load.messages() - messages));
-  cost.behind_seconds = static_cast<double>(bench.workers->tokens_sent() + streams - load.tokens()) / tokens_per_second;
+  cost.tokens_per_cpu_second = static_cast<double>(tokens) / cpu_seconds;
+  cost.tokens_per_message_in = per(after.tokens_sent - before.tokens_sent, after.messages_sent - before.messages_sent);
+  cost.tokens_per_message_out = per(tokens, after.messages - before.messages);
+  cost.behind_seconds = static_cast<double>(after.tokens_sent - after.tokens) / std::max(1.0, cost.offered);
 
-  bench.workers->Hold();
-  bench.workers->EndStreams();
-  if (!load.AwaitEnds(kPatience)) return absl::InternalError("streams did not end");
-  if (load.ended_badly() > 0) {
-    return absl::InternalError(absl::StrCat(load.ended_badly(), " streams failed: ", load.problem()));
-  }
-  return cost;
+  peers->Step(0);
+  peers->EndStreams();
+  BATON_RETURN_IF_ERROR(Await([&] { return peers->counts().ended_well + peers->counts().ended_badly >= streams; },
+                              "not all streams ended"));
+  if (peers->counts().ended_badly == 0) return cost;
+  return absl::InternalError(absl::StrCat(peers->counts().ended_badly, " streams failed: ", peers->problem()));
 }
 
 absl::StatusOr<IdleCost> MeasureIdle(const GatewayCostOptions& options, int streams) {
-  BATON_ASSIGN_OR_RETURN(const Bench bench, StartBench(options, WorkersOf(options), /*relay=*/false));
+  BATON_ASSIGN_OR_RETURN(const Bench bench, StartBench(options, WorkersOf(options)));
   StreamLoadOptions load_options;
   load_options.target = bench.target;
   load_options.connections =

@@ -50,7 +50,7 @@ absl::StatusOr<RequestCost> MeasureRequests(const GatewayCostOptions& options, i
 
 struct StreamCost {
   int streams = 0;
-  // Tokens a second that the workers' steps asked for, and that came.
+  // Tokens a second that the worker sampled, and that clients read.
   double offered = 0;
   double delivered = 0;
   // Of the gateway's core.
@@ -59,7 +59,7 @@ struct StreamCost {
   // From the workers, and to the clients.
   double tokens_per_message_in = 0;
   double tokens_per_message_out = 0;
-  // Of what had been sent at the end, what was not read yet, in seconds of the offered rate.
+  // At the end: sampled and not read yet, in seconds of that rate.
   double behind_seconds = 0;
 };
 // `relay`: the bare relay instead of a gateway. Workers take steps; in each, every stream gets one token.

@@ -1,9 +1,7 @@
 #include "bench/instant_workers.h"
 
-#include <algorithm>
-#include <chrono>
+#include <atomic>
 #include <map>
-#include <thread>
 #include <utility>
 
 #include <grpcpp/grpcpp.h>
@@ -28,21 +26,16 @@ using worker::v1::DecodeRequest;
 using worker::v1::PrefillEvent;
 using worker::v1::PrefillRequest;
 using worker::v1::WorkerInfo;
-using Clock = std::chrono::steady_clock;
 
 constexpr int64_t kStateBytes = int64_t{1} << 40;
 constexpr int64_t kMaxTokens = int64_t{1} << 30;
 constexpr int kLocalPrefillChunk = 64;
-// As the real worker: messages in line at which further tokens wait for a common one.
-constexpr size_t kQueuedEventsWhenBehind = 2;
 // Messages of a stream that is told all its tokens at once.
 constexpr size_t kMaxQueuedEvents = 1 << 20;
 constexpr char kText[] =
     "The lighthouse keeper climbed the stairs every evening, counted the ships that passed between the rocks and the "
     "open sea, and wrote their names into a book. \xC3\x9C"
     "ber den Wolken, in 2024, it said, 17 of them came home.\n";
-
-enum class Pace { kAtOnce, kSteps, kHold };
 
 // One Decode.Run call.
 struct Stream {
@@ -52,10 +45,22 @@ struct Stream {
   // Of the next token, and how many there are yet. Guarded by the workers' mutex.
   int64_t position;
   int64_t remaining;
-  DecodeEvent unread;
 };
 
-WorkerInfo MakeInfo(WorkerInfo::Role role, const Tokenizer& tokenizer, const std::string& tokenizer_bytes) {
+}  // namespace
+
+absl::StatusOr<InstantWorkerModel> ReadInstantWorkerModel(const std::string& directory) {
+  InstantWorkerModel model;
+  BATON_ASSIGN_OR_RETURN(model.tokenizer_bytes, ReadFile(directory + "/tokenizer.model"));
+  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::FromModel(model.tokenizer_bytes));
+  model.vocab_size = tokenizer->vocab_size();
+  model.bos_id = tokenizer->bos_id();
+  model.eos_id = tokenizer->eos_id();
+  BATON_ASSIGN_OR_RETURN(model.text_ids, tokenizer->Encode(kText));
+  return model;
+}
+
+WorkerInfo InstantWorkerInfo(const InstantWorkerModel& model, WorkerInfo::Role role, bool computes_prompts) {
   WorkerInfo info;
   info.set_role(role);
   info.set_boot_id(NewBootId());
@@ -64,19 +69,18 @@ WorkerInfo MakeInfo(WorkerInfo::Role role, const Tokenizer& tokenizer, const std
   info.set_fingerprint(std::string(32, 'i'));
   info.set_compute("bf16");
   info.set_weights("int8");
-  info.set_vocab_size(tokenizer.vocab_size());
+  info.set_vocab_size(model.vocab_size);
   info.set_max_tokens(kMaxTokens);
   info.set_parameters(1);
   info.set_state_bytes_total(kStateBytes);
-  info.set_tokenizer_hash(TokenizerHash(tokenizer_bytes));
-  info.mutable_generation()->set_bos_token_id(tokenizer.bos_id());
-  info.mutable_generation()->add_eos_token_ids(tokenizer.eos_id());
+  info.set_tokenizer_hash(TokenizerHash(model.tokenizer_bytes));
+  info.mutable_generation()->set_bos_token_id(model.bos_id);
+  info.mutable_generation()->add_eos_token_ids(model.eos_id);
   info.mutable_generation()->set_do_sample(false);
   info.mutable_state_bytes()->set_fixed(1);
+  if (computes_prompts) info.set_local_prefill_chunk(kLocalPrefillChunk);
   return info;
 }
-
-}  // namespace
 
 struct InstantWorkers::Impl {
   // The edge that every worker has.
@@ -123,11 +127,6 @@ struct InstantWorkers::Impl {
   };
 
   ~Impl() {
-    {
-      absl::MutexLock lock(&mutex);
-      stopping = true;
-    }
-    if (stepper.joinable()) stepper.join();
     prefill_edge.reset();
     decode_edges.clear();
   }
@@ -141,7 +140,7 @@ struct InstantWorkers::Impl {
     auto* const writer = new EventWriter<DecodeEvent>(kMaxQueuedEvents, [this, id] {
       absl::MutexLock lock(&mutex);
       reserved.erase(id);
-      running.erase(id);
+      held.erase(id);
     });
     DecodeEvent event;
     event.mutable_reservation()->set_reservation_id(id);
@@ -187,78 +186,30 @@ struct InstantWorkers::Impl {
     if (found == reserved.end()) return;
     const std::shared_ptr<Stream> stream = found->second;
     reserved.erase(found);
-    if (pace == Pace::kAtOnce) {
-      while (stream->remaining > 0) Advance(*stream);
+    if (holding) {
+      held.emplace(id, stream);
       return;
     }
-    running.emplace(id, stream);
+    for (; stream->remaining > 0; --stream->remaining) {
+      DecodeEvent event;
+      worker::v1::TokenChunk* const chunk = event.mutable_progress()->add_tokens();
+      chunk->set_position(stream->position);
+      chunk->add_ids(TokenAt(stream->position++));
+      stream->events->Push(std::move(event));
+    }
+    End(*stream);
   }
 
-  // One token more, and the end after the last one.
-  void Advance(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    worker::v1::Progress* const progress = stream.unread.mutable_progress();
-    if (progress->tokens().empty()) progress->add_tokens()->set_position(stream.position);
-    progress->mutable_tokens(0)->add_ids(TokenAt(stream.position));
-    ++stream.position;
-    ++tokens;
-    if (--stream.remaining == 0) return End(stream);
-    // As DecodeEngine::Flush.
-    if (pace == Pace::kAtOnce || stream.events->queued() < kQueuedEventsWhenBehind) Send(stream);
-  }
-
-  void End(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    stream.unread.mutable_progress()->add_done()->set_reason(worker::v1::LENGTH);
-    Send(stream);
+  static void End(Stream& stream) {
+    DecodeEvent event;
+    event.mutable_progress()->add_done()->set_reason(worker::v1::LENGTH);
+    stream.events->Push(std::move(event));
     stream.events->Finish(grpc::Status::OK);
-  }
-
-  void Send(Stream& stream) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    stream.events->Push(std::move(stream.unread));
-    stream.unread.Clear();
-    ++messages;
-  }
-
-  void StepAll() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    for (auto at = running.begin(); at != running.end();) {
-      Advance(*at->second);
-      at = at->second->remaining == 0 ? running.erase(at) : std::next(at);
-    }
-    decode_edges[0]->load.AddTokens(static_cast<int64_t>(running.size()));
-  }
-
-  // The engines' thread.
-  void StepLoop() {
-    absl::MutexLock lock(&mutex);
-    Clock::time_point begin = Clock::now();
-    double taken = 0;
-    double rate = 0;
-    while (!stopping) {
-      if (pace != Pace::kSteps || rate != steps_per_second) {
-        begin = Clock::now();
-        taken = 0;
-        rate = steps_per_second;
-      }
-      const double due = std::chrono::duration<double>(Clock::now() - begin).count() * rate;
-      if (pace == Pace::kSteps && taken < due) {
-        StepAll();
-        ++taken;
-        // Calls come and go between two steps.
-        mutex.Unlock();
-        std::this_thread::yield();
-        mutex.Lock();
-        continue;
-      }
-      const double wait = pace == Pace::kSteps ? (taken + 1 - due) / rate : 0.01;
-      mutex.Unlock();
-      std::this_thread::sleep_for(std::chrono::duration<double>(std::min(wait, 0.01)));
-      mutex.Lock();
-    }
   }
 
   int32_t TokenAt(int64_t position) const { return text_ids[static_cast<size_t>(position) % text_ids.size()]; }
 
   std::string tokenizer_bytes;
-  std::string text;
   std::vector<int32_t> text_ids;
   std::string fingerprint;
   std::vector<std::string> boot_ids;
@@ -268,17 +219,12 @@ struct InstantWorkers::Impl {
   std::vector<std::unique_ptr<Edge>> decode_edges;
 
   absl::Mutex mutex;
-  bool stopping ABSL_GUARDED_BY(mutex) = false;
-  Pace pace ABSL_GUARDED_BY(mutex) = Pace::kAtOnce;
-  double steps_per_second ABSL_GUARDED_BY(mutex) = 1;
+  bool holding ABSL_GUARDED_BY(mutex) = false;
   uint64_t last_id ABSL_GUARDED_BY(mutex) = 0;
-  // By reservation: before and after their state is there.
+  // By reservation: before their state is there, and after.
   std::map<uint64_t, std::shared_ptr<Stream>> reserved ABSL_GUARDED_BY(mutex);
-  std::map<uint64_t, std::shared_ptr<Stream>> running ABSL_GUARDED_BY(mutex);
-  std::atomic<int64_t> tokens{0};
-  std::atomic<int64_t> messages{0};
+  std::map<uint64_t, std::shared_ptr<Stream>> held ABSL_GUARDED_BY(mutex);
   std::atomic<int64_t> prompts{0};
-  std::thread stepper;
 };
 
 InstantWorkers::InstantWorkers(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -286,18 +232,16 @@ InstantWorkers::~InstantWorkers() = default;
 
 absl::StatusOr<std::unique_ptr<InstantWorkers>> InstantWorkers::Start(const InstantWorkersOptions& options) {
   auto impl = std::make_unique<Impl>();
-  BATON_ASSIGN_OR_RETURN(impl->tokenizer_bytes, ReadFile(options.model + "/tokenizer.model"));
-  BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Tokenizer> tokenizer, Tokenizer::FromModel(impl->tokenizer_bytes));
-  impl->text = kText;
-  BATON_ASSIGN_OR_RETURN(impl->text_ids, tokenizer->Encode(impl->text));
-  const WorkerInfo prefill_info = MakeInfo(WorkerInfo::PREFILL, *tokenizer, impl->tokenizer_bytes);
+  BATON_ASSIGN_OR_RETURN(InstantWorkerModel model, ReadInstantWorkerModel(options.model));
+  impl->tokenizer_bytes = model.tokenizer_bytes;
+  impl->text_ids = model.text_ids;
+  const WorkerInfo prefill_info = InstantWorkerInfo(model, WorkerInfo::PREFILL, /*computes_prompts=*/false);
   impl->fingerprint = prefill_info.fingerprint();
   impl->prefill_edge = std::make_unique<Impl::Edge>(prefill_info, impl->tokenizer_bytes);
   impl->prefill_service = std::make_unique<Impl::Prefill>(impl.get());
   impl->prefill_edge->server->AddService(impl->prefill_service.get());
   for (int i = 0; i < options.decode_workers; ++i) {
-    WorkerInfo info = MakeInfo(WorkerInfo::DECODE, *tokenizer, impl->tokenizer_bytes);
-    if (options.computes_prompts) info.set_local_prefill_chunk(kLocalPrefillChunk);
+    WorkerInfo info = InstantWorkerInfo(model, WorkerInfo::DECODE, options.computes_prompts);
     impl->boot_ids.push_back(info.boot_id());
     impl->decode_edges.push_back(std::make_unique<Impl::Edge>(std::move(info), impl->tokenizer_bytes));
     impl->decode_services.push_back(std::make_unique<Impl::Decode>(impl.get(), i));
@@ -305,7 +249,6 @@ absl::StatusOr<std::unique_ptr<InstantWorkers>> InstantWorkers::Start(const Inst
   }
   BATON_RETURN_IF_ERROR(impl->prefill_edge->server->Start());
   for (const auto& edge : impl->decode_edges) BATON_RETURN_IF_ERROR(edge->server->Start());
-  impl->stepper = std::thread([all = impl.get()] { all->StepLoop(); });
   return std::unique_ptr<InstantWorkers>(new InstantWorkers(std::move(impl)));
 }
 
@@ -313,35 +256,21 @@ std::string InstantWorkers::prefill() const { return impl_->prefill_edge->server
 std::string InstantWorkers::decode(int worker) const {
   return impl_->decode_edges[static_cast<size_t>(worker)]->server->address();
 }
-const std::string& InstantWorkers::text() const { return impl_->text; }
 const std::vector<int32_t>& InstantWorkers::text_ids() const { return impl_->text_ids; }
 const std::string& InstantWorkers::fingerprint() const { return impl_->fingerprint; }
 int32_t InstantWorkers::TokenAt(int64_t position) const { return impl_->TokenAt(position); }
 
-void InstantWorkers::AnswerAtOnce() {
-  absl::MutexLock lock(&impl_->mutex);
-  impl_->pace = Pace::kAtOnce;
-}
-
-void InstantWorkers::Step(double steps_per_second) {
-  absl::MutexLock lock(&impl_->mutex);
-  impl_->pace = Pace::kSteps;
-  impl_->steps_per_second = steps_per_second;
-}
-
 void InstantWorkers::Hold() {
   absl::MutexLock lock(&impl_->mutex);
-  impl_->pace = Pace::kHold;
+  impl_->holding = true;
 }
 
 void InstantWorkers::EndStreams() {
   absl::MutexLock lock(&impl_->mutex);
-  for (auto& [id, stream] : impl_->running) impl_->End(*stream);
-  impl_->running.clear();
+  for (auto& [id, stream] : impl_->held) Impl::End(*stream);
+  impl_->held.clear();
 }
 
-int64_t InstantWorkers::tokens_sent() const { return impl_->tokens; }
-int64_t InstantWorkers::messages_sent() const { return impl_->messages; }
 int64_t InstantWorkers::prompts_computed() const { return impl_->prompts; }
 
 }  // namespace baton

@@ -1,10 +1,9 @@
 // Workers that speak the real protocol and compute nothing, for measuring a gateway: a prefill worker that has each
-// first token at once, and decode workers whose tokens cost nothing. They send as the real ones do: one message per
-// token and step, and several tokens in one only while the gateway is behind (decode/engine.cc).
+// first token at once, and decode workers that send all others at once, each in its message.
 //
 //   BATON_ASSIGN_OR_RETURN(auto workers, InstantWorkers::Start({.model = "deploy/models/tiny-gemma2"}));
 //   ... a gateway with --prefill-worker workers->prefill() --decode-worker workers->decode(0) ...
-//   workers->Step(100);              // streams get a token a hundredth of a second from now on
+//   workers->Hold();                 // streams that begin from now on stop after their first token
 //   workers->EndStreams();           // and all end
 #pragma once
 
@@ -15,8 +14,22 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "baton/worker/v1/worker.pb.h"
 
 namespace baton {
+
+// What such workers serve.
+struct InstantWorkerModel {
+  std::string tokenizer_bytes;
+  int32_t vocab_size = 0;
+  int32_t bos_id = 0;
+  int32_t eos_id = 0;
+  // Of a text; all output consists of them, over and over.
+  std::vector<int32_t> text_ids;
+};
+absl::StatusOr<InstantWorkerModel> ReadInstantWorkerModel(const std::string& directory);
+worker::v1::WorkerInfo InstantWorkerInfo(const InstantWorkerModel& model, worker::v1::WorkerInfo::Role role,
+                                         bool computes_prompts);
 
 struct InstantWorkersOptions {
   // A directory with tokenizer.model.
@@ -34,24 +47,17 @@ class InstantWorkers {
 
   std::string prefill() const;
   std::string decode(int worker) const;
-  // Text that a prompt may consist of, and its tokens, of which all output consists, over and over.
-  const std::string& text() const;
   const std::vector<int32_t>& text_ids() const;
   const std::string& fingerprint() const;
   // The token at a position of any sequence.
   int32_t TokenAt(int64_t position) const;
 
-  // What streams do after their first token. At first: all tokens at once, each in its message.
-  void AnswerAtOnce();
-  void Step(double steps_per_second);
+  // Streams that begin from now on get nothing after their first token.
   void Hold();
   // Running streams end, as those that have reached a limit of their worker's.
   void EndStreams();
 
-  // Since the start: by the decode workers.
-  int64_t tokens_sent() const;
-  int64_t messages_sent() const;
-  // By the prefill worker.
+  // By the prefill worker, since the start.
   int64_t prompts_computed() const;
 
  private:

@@ -23,6 +23,10 @@ class GenerationSink {
   virtual void Finish(const absl::Status& status) = 0;
 };
 
+// Appends a delta to the one before it when both are of the same choice: for a stream that is behind, whose events wait
+// (EventWriter::Merge). The client gets the same text, ids and log probabilities in fewer messages.
+bool MergeDeltas(v1::GenerateEvent* into, v1::GenerateEvent* from);
+
 // GenerateStream. What is queued when the limit is reached is still delivered, before the status.
 class StreamSink final : public GenerationSink {
  public:

@@ -215,10 +215,13 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(gr
   const uint64_t id = live_calls_.Add([session](const absl::Status& status) { session->Abort(status); });
   // Each choice may be as far behind as a single one.
   const size_t choices = static_cast<size_t>(std::clamp<int32_t>(request->n(), 1, kMaxChoices));
-  auto* const writer = new Writer(context_.max_queued_events * choices, [this, session, id, pass] {
-    session->Cancel();
-    live_calls_.Remove(id);
-  });
+  auto* const writer = new Writer(
+      context_.max_queued_events * choices,
+      [this, session, id, pass] {
+        session->Cancel();
+        live_calls_.Remove(id);
+      },
+      &MergeDeltas);
   session->Open(std::make_unique<StreamSink>(writer->handle()));
   StartGeneration(context, session, *request, record, std::move(model));
   return writer;

@@ -8,6 +8,9 @@
 //   handle->Push(event);                       // false: the stream is over, or its reader is too slow (queue full)
 //   handle->Finish(grpc::Status::OK);          // after what was pushed has been written
 //
+// A stream that has a way of merging two events into one gets fewer, larger messages while it is behind: an event that
+// would wait behind another one joins it. The limit counts events as they were pushed, merged or not.
+//
 // `on_end` runs exactly once, when the client cancelled, went away, or the stream finished: free what belongs to it
 // there. It runs on a gRPC thread and must not block.
 #pragma once
@@ -27,6 +30,9 @@ namespace baton {
 template <typename Event>
 class EventWriter final : public grpc::ServerWriteReactor<Event> {
  public:
+  // Adds `from` to `into`, the event pushed before it, or returns false and changes neither.
+  using Merge = bool (*)(Event* into, Event* from);
+
   class Handle {
    public:
     explicit Handle(EventWriter* reactor) : reactor_(reactor) {}
@@ -34,8 +40,17 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
     bool Push(Event event) {
       absl::MutexLock lock(&mutex_);
       if (reactor_ == nullptr || finishing_ || failed_ || cancelled_) return false;
-      if (queue_.size() >= reactor_->max_queued_) return false;
-      queue_.push_back(std::move(event));
+      if (pushed_ >= reactor_->max_queued_) return false;
+      ++pushed_;
+      // Not with the one that is being written.
+      const bool another_waits = queue_.size() > (writing_ ? 1 : 0);
+      const bool merged = another_waits && reactor_->merge_ != nullptr && queue_.back().pushed < kMaxMerged &&
+                          reactor_->merge_(&queue_.back().event, &event);
+      if (merged) {
+        ++queue_.back().pushed;
+        return true;
+      }
+      queue_.push_back({std::move(event), 1});
       MaybeWrite();
       return true;
     }
@@ -53,6 +68,7 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
       absl::MutexLock lock(&mutex_);
       return cancelled_ || reactor_ == nullptr;
     }
+    // Messages that wait, one that is being written among them.
     size_t queued() const {
       absl::MutexLock lock(&mutex_);
       return queue_.size();
@@ -60,11 +76,18 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
 
    private:
     friend class EventWriter;
+    // Events in one message.
+    static constexpr size_t kMaxMerged = 64;
+    struct Entry {
+      Event event;
+      // How many were merged into it, itself included.
+      size_t pushed;
+    };
     void MaybeWrite() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
       if (writing_ || finished_ || reactor_ == nullptr) return;
       if (!queue_.empty() && !failed_ && !cancelled_) {
         writing_ = true;
-        reactor_->StartWrite(&queue_.front());
+        reactor_->StartWrite(&queue_.front().event);
         return;
       }
       if (finishing_ || failed_ || cancelled_) {
@@ -75,7 +98,9 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
 
     mutable absl::Mutex mutex_;
     EventWriter* reactor_ ABSL_GUARDED_BY(mutex_);
-    std::deque<Event> queue_ ABSL_GUARDED_BY(mutex_);
+    std::deque<Entry> queue_ ABSL_GUARDED_BY(mutex_);
+    // Events in the queue, as they were pushed.
+    size_t pushed_ ABSL_GUARDED_BY(mutex_) = 0;
     grpc::Status status_ ABSL_GUARDED_BY(mutex_);
     bool writing_ ABSL_GUARDED_BY(mutex_) = false;
     bool finishing_ ABSL_GUARDED_BY(mutex_) = false;
@@ -84,8 +109,8 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
     bool cancelled_ ABSL_GUARDED_BY(mutex_) = false;
   };
 
-  EventWriter(size_t max_queued, std::function<void()> on_end)
-      : max_queued_(max_queued), on_end_(std::move(on_end)), handle_(std::make_shared<Handle>(this)) {}
+  EventWriter(size_t max_queued, std::function<void()> on_end, Merge merge = nullptr)
+      : max_queued_(max_queued), merge_(merge), on_end_(std::move(on_end)), handle_(std::make_shared<Handle>(this)) {}
 
   std::shared_ptr<Handle> handle() const { return handle_; }
 
@@ -93,6 +118,7 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
     absl::MutexLock lock(&handle_->mutex_);
     handle_->writing_ = false;
     if (ok) {
+      handle_->pushed_ -= handle_->queue_.front().pushed;
       handle_->queue_.pop_front();
     } else {
       handle_->failed_ = true;
@@ -130,6 +156,7 @@ class EventWriter final : public grpc::ServerWriteReactor<Event> {
   }
 
   const size_t max_queued_;
+  const Merge merge_;
   std::function<void()> on_end_;
   const std::shared_ptr<Handle> handle_;
 };

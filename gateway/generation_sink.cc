@@ -1,0 +1,16 @@
+#include "gateway/generation_sink.h"
+
+namespace baton {
+
+bool MergeDeltas(v1::GenerateEvent* into, v1::GenerateEvent* from) {
+  if (!into->has_delta() || !from->has_delta()) return false;
+  v1::Delta* const delta = into->mutable_delta();
+  v1::Delta* const next = from->mutable_delta();
+  if (delta->choice() != next->choice()) return false;
+  delta->mutable_text()->append(next->text());
+  delta->mutable_token_ids()->MergeFrom(next->token_ids());
+  for (v1::TokenLogprob& logprob : *next->mutable_logprobs()) delta->add_logprobs()->Swap(&logprob);
+  return true;
+}
+
+}  // namespace baton
