@@ -20,6 +20,7 @@
 #include "bench/measured_process.h"
 #include "bench/median.h"
 #include "common/base/bytes.h"
+#include "common/base/lock_order.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/rpc/shutdown_signal.h"
@@ -235,6 +236,7 @@ int Main(int argc, char** argv) {
   flags.cost.own_program = OwnDirectory() + "/bench_gateway";
   AddOptions(app, &flags);
   if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
+  LeaveLockOrderToTests();
   if (flags.relay.empty()) return EndProgram(app, RunBenchmark(flags));
   BlockShutdownSignals();
   return EndProgram(app, RunBareRelay(flags.relay));

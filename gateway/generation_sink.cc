@@ -7,9 +7,9 @@ bool MergeDeltas(v1::GenerateEvent* into, v1::GenerateEvent* from) {
   v1::Delta* const delta = into->mutable_delta();
   v1::Delta* const next = from->mutable_delta();
   if (delta->choice() != next->choice()) return false;
+  if (!delta->logprobs().empty() || !next->logprobs().empty()) return false;
   delta->mutable_text()->append(next->text());
   delta->mutable_token_ids()->MergeFrom(next->token_ids());
-  for (v1::TokenLogprob& logprob : *next->mutable_logprobs()) delta->add_logprobs()->Swap(&logprob);
   return true;
 }
 

@@ -23,8 +23,9 @@ class GenerationSink {
   virtual void Finish(const absl::Status& status) = 0;
 };
 
-// Appends a delta to the one before it when both are of the same choice: for a stream that is behind, whose events wait
-// (EventWriter::Merge). The client gets the same text, ids and log probabilities in fewer messages.
+// Appends a delta to the one before it when both are of the same choice: for a stream whose events wait
+// (EventWriter::Merge). The client gets the same text and ids in fewer messages. Not with log probabilities, which
+// would make large messages and a large queue.
 bool MergeDeltas(v1::GenerateEvent* into, v1::GenerateEvent* from);
 
 // GenerateStream. What is queued when the limit is reached is still delivered, before the status.

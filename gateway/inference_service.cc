@@ -221,7 +221,7 @@ grpc::ServerWriteReactor<v1::GenerateEvent>* InferenceService::GenerateStream(gr
         session->Cancel();
         live_calls_.Remove(id);
       },
-      &MergeDeltas);
+      &MergeDeltas, &write_pacer_);
   session->Open(std::make_unique<StreamSink>(writer->handle()));
   StartGeneration(context, session, *request, record, std::move(model));
   return writer;

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "baton/v1/inference.grpc.pb.h"
 #include "common/rpc/drain_gate.h"
+#include "common/rpc/write_pacer.h"
 #include "gateway/authenticator.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/generation_session.h"
@@ -87,6 +88,7 @@ class InferenceService final : public v1::Inference::CallbackService {
   const InferenceContext context_;
   const std::shared_ptr<Link> link_ = std::make_shared<Link>();
   LiveCalls live_calls_;
+  WritePacer write_pacer_;
 };
 
 }  // namespace baton

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
 #include "common/base/ids.h"
+#include "common/base/lock_order.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
@@ -227,6 +228,7 @@ absl::Status Serve(const Flags& flags) {
 
 int main(int argc, char** argv) {
   baton::BlockShutdownSignals();
+  baton::LeaveLockOrderToTests();
   CLI::App app("Serves Baton's public gRPC API in front of prefill and decode workers", "baton-gateway");
   Flags flags;
   flags.gateway.server.listen = "127.0.0.1:7000";

@@ -32,6 +32,10 @@ int64_t SaturatingMultiply(int64_t a, int64_t b) {
   return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<int64_t>::max() : product;
 }
 
+int64_t Saturated(absl::int128 sum) {
+  return static_cast<int64_t>(std::min(sum, absl::int128(std::numeric_limits<int64_t>::max())));
+}
+
 int64_t SaturatingAdd(int64_t a, int64_t b) {
   int64_t sum;
   return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<int64_t>::max() : sum;
@@ -101,28 +105,12 @@ void Placement::Release() {
   connection_.reset();
 }
 
-int64_t Router::Row::InUse() const {
-  int64_t in_use = reported;
-  for (const auto& [id, claim] : claims) {
-    if (!claim.reported) in_use = SaturatingAdd(in_use, claim.amount);
-  }
-  return in_use;
-}
+int64_t Router::Row::InUse() const { return Saturated(unreported.amount + reported); }
 
-int64_t Router::Row::Running() const {
-  int64_t sequences = running;
-  for (const auto& [id, claim] : claims) {
-    if (!claim.reported) sequences += claim.samples;
-  }
-  return sequences;
-}
+int64_t Router::Row::Running() const { return running + unreported.samples; }
 
 int64_t Router::Row::PromptTokens() const {
-  int64_t tokens = std::max<int64_t>(0, snapshot.load.queued_tokens());
-  for (const auto& [id, claim] : claims) {
-    if (!claim.reported) tokens = SaturatingAdd(tokens, claim.prompt_tokens);
-  }
-  return tokens;
+  return Saturated(unreported.prompt_tokens + std::max<int64_t>(0, snapshot.load.queued_tokens()));
 }
 
 std::vector<Router::Row*> Router::Serving(Stage stage, const std::string& fingerprint) {
@@ -353,6 +341,7 @@ Placement Router::MakePlacement(Row* row, Claim claim) {
   placement.connection_ = row->snapshot.connection;
   row->last_used = placement.id_;
   row->claims[placement.id_] = claim;
+  row->unreported.Add(claim);
   if (row->breaker.Begin()) row->probe = placement.id_;
   return placement;
 }
@@ -368,8 +357,10 @@ void Router::Confirm(const Placement& placement, absl::optional<int64_t> amount)
   Row* const row = Find(placement);
   if (row == nullptr) return;
   Claim& claim = row->claims[placement.id_];
+  row->unreported.Remove(claim);
   if (amount.has_value()) claim.amount = std::max<int64_t>(0, *amount);
   claim.confirmed = true;
+  row->unreported.Add(claim);
 }
 
 void Router::Mark(const Placement& placement, bool Row::*flag) {
@@ -421,6 +412,7 @@ void Router::Release(const Placement& placement) {
       row->reported = std::max<int64_t>(0, row->reported - claim.amount);
       row->running = std::max<int64_t>(0, row->running - claim.samples);
     }
+    row->unreported.Remove(claim);
     row->claims.erase(placement.id_);
     if (row->probe == placement.id_) {
       row->breaker.Abandoned();
@@ -441,6 +433,7 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
     row.snapshot = snapshot;
     if (!same_process) {
       row.claims.clear();
+      row.unreported = {};
       row.pace = 0;
       row.breaker = CircuitBreaker(breaker_options_);
       row.probe = 0;
@@ -456,7 +449,11 @@ void Router::OnWorker(const WorkerSnapshot& snapshot) {
       if (row.reported > 0 && pace > 0) row.pace = row.pace == 0 ? pace : row.pace + kNewPaceWeight * (pace - row.pace);
       row.refused = false;
       row.failed = false;
-      for (auto& [id, claim] : row.claims) claim.reported = claim.confirmed;
+      row.unreported = {};
+      for (auto& [id, claim] : row.claims) {
+        claim.reported = claim.confirmed;
+        row.unreported.Add(claim);
+      }
     }
   }
   if (capacity_listener_) capacity_listener_();

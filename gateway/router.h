@@ -29,6 +29,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/numeric/int128.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
@@ -168,9 +169,30 @@ class Router : public FleetObserver {
     int samples = 1;
     int64_t prompt_tokens = 0;
   };
+  // Sums over the claims that no report includes, kept up to date: thousands of requests may run on a worker, and each
+  // placement looks at every worker. Exact, whatever the amounts.
+  struct Unreported {
+    absl::int128 amount = 0;
+    absl::int128 prompt_tokens = 0;
+    int64_t samples = 0;
+
+    void Add(const Claim& claim) {
+      if (claim.reported) return;
+      amount += claim.amount;
+      prompt_tokens += claim.prompt_tokens;
+      samples += claim.samples;
+    }
+    void Remove(const Claim& claim) {
+      if (claim.reported) return;
+      amount -= claim.amount;
+      prompt_tokens -= claim.prompt_tokens;
+      samples -= claim.samples;
+    }
+  };
   struct Row {
     WorkerSnapshot snapshot;
     std::map<uint64_t, Claim> claims;
+    Unreported unreported;
     // Bytes (decode) or tokens (prefill) in use: the last report, less what was given back since.
     int64_t reported = 0;
     // Prefill: tokens a second while prompts waited, smoothed; 0: not known yet.

@@ -25,9 +25,13 @@
 
 namespace baton {
 
+// Of tokens that are on their way: a decode worker packs several of a stream into one message when its messages are not
+// read, and should notice within a few hundred tokens.
+inline constexpr int kWorkerCallWindowBytes = 4096;
+
 struct WorkerLinkOptions {
   // How the worker is connected to.
-  ChannelOptions channel;
+  ChannelOptions channel = {.call_window_bytes = kWorkerCallWindowBytes};
   // Pauses between attempts: doubled from the first to the largest.
   Clock::duration first_pause = std::chrono::milliseconds(100);
   Clock::duration largest_pause = std::chrono::seconds(1);

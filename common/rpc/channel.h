@@ -15,6 +15,9 @@ struct ChannelOptions {
   // What the server's certificate has to be for. Empty: the target's host.
   std::string server_name;
   int max_receive_bytes = 64 << 20;
+  // What a peer may send on one call before it is read. 0: gRPC's own choice, from 64 KiB on. Little makes a peer whose
+  // messages are not read feel it soon.
+  int call_window_bytes = 0;
   // A peer that vanished without closing the connection is noticed after about keepalive_ms + keepalive_timeout_ms.
   int keepalive_ms = 10000;
   int keepalive_timeout_ms = 5000;

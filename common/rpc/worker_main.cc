@@ -14,6 +14,7 @@
 #include "common/base/bytes.h"
 #include "common/base/cpu.h"
 #include "common/base/ids.h"
+#include "common/base/lock_order.h"
 #include "common/base/status_macros.h"
 #include "common/compute/blas_core.h"
 #include "common/model/weights.h"
@@ -196,6 +197,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
 
 int RunWorkerMain(int argc, const char* const* argv, WorkerRole* role) {
   BlockShutdownSignals();
+  LeaveLockOrderToTests();
   // A limit on the size of files is an error where one is written or shared memory is made, and both do without.
   std::signal(SIGXFSZ, SIG_IGN);
   // gRPC's own lines on stderr repeat, at length, what our errors say; who wants them sets GRPC_VERBOSITY.
