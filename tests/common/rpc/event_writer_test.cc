@@ -93,8 +93,8 @@ TEST_F(EventWriterTest, EventsThatWaitAreMergedInOrder) {
 TEST_F(EventWriterTest, TheLimitCountsMessagesOfBoundedSize) {
   merge_ = &MergeTokens;
   max_queued_ = 2;
-  const int most = 1 + static_cast<int>(Writer::kMaxMerged);
-  const auto messages = Read([most](Writer::Handle& events) {
+  constexpr int most = 1 + static_cast<int>(Writer::kMaxMerged);
+  const auto messages = Read([](Writer::Handle& events) {
     for (int id = 1; id <= most; ++id) EXPECT_TRUE(events.Push(Token(id))) << id;
     EXPECT_FALSE(events.Push(Token(most + 1)));
     events.Finish(grpc::Status::OK);
