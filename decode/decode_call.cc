@@ -47,18 +47,29 @@ prometheus::Counter& OutcomeCounter(DecodeOutcome outcome, DecodeMetrics& metric
 
 }  // namespace
 
-DecodeCall::DecodeCall(SequenceRequest request, DecodeMetrics* metrics)
+DecodeCall::DecodeCall(SequenceRequest request, DecodeMetrics* metrics, Span span)
     : request_(std::move(request)),
       metrics_(metrics),
       started_(absl::Now()),
-      abandoned_(static_cast<size_t>(request_.samples())) {}
+      abandoned_(static_cast<size_t>(request_.samples())),
+      span_(std::move(span)),
+      wait_span_(span_.Child(request_.compute_prompt ? "prefill" : "await state")) {}
 
 void DecodeCall::CountSample(DecodeOutcome outcome) {
   counted_samples_.fetch_add(1, std::memory_order_relaxed);
   OutcomeCounter(outcome, *metrics_).Increment();
 }
 
+void DecodeCall::PromptComputed(int64_t cached_tokens) {
+  wait_span_.Set("baton.computed_tokens", static_cast<int64_t>(request_.tokens.size()) - cached_tokens);
+  wait_span_.Set("baton.cached_tokens", cached_tokens);
+  wait_span_.End();
+  decode_span_ = span_.Child("decode");
+}
+
 void DecodeCall::StateReceived(int64_t bytes) {
+  wait_span_.End();
+  decode_span_ = span_.Child("decode");
   state_bytes_.store(bytes, std::memory_order_relaxed);
   handoff_wait_seconds_.store(absl::ToDoubleSeconds(absl::Now() - started_), std::memory_order_relaxed);
   metrics_->prompt_tokens_transferred.Increment(static_cast<double>(request_.tokens.size()));
@@ -67,8 +78,19 @@ void DecodeCall::StateReceived(int64_t bytes) {
 bool DecodeCall::Finish(DecodeOutcome outcome, const absl::Status& status) {
   if (over_.exchange(true, std::memory_order_acq_rel)) return false;
   CountAndLog(outcome, status);
+  EndSpans(outcome, status);
   events_->Finish(ToGrpcStatus(status));
   return true;
+}
+
+void DecodeCall::EndSpans(DecodeOutcome outcome, const absl::Status& status) {
+  if (!span_) return;
+  // Ends the others too, which may be set at this moment.
+  span_.Set("baton.outcome", OutcomeName(outcome));
+  span_.Set("gen_ai.usage.output_tokens", tokens_.load(std::memory_order_relaxed));
+  span_.Set("rpc.grpc.status_code", static_cast<int64_t>(status.code()));
+  if (!status.ok() && outcome != DecodeOutcome::kCancelled) span_.Fail(status.message());
+  span_.End();
 }
 
 void DecodeCall::CountAndLog(DecodeOutcome outcome, const absl::Status& status) {

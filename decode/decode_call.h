@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/observe/tracer.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/worker_request.h"
 #include "decode/decode_metrics.h"
@@ -28,8 +29,8 @@ class DecodeCall {
  public:
   using Events = EventWriter<worker::v1::DecodeEvent>::Handle;
 
-  // `metrics` must outlive it.
-  DecodeCall(SequenceRequest request, DecodeMetrics* metrics);
+  // `metrics` must outlive it. `span`: of the call.
+  DecodeCall(SequenceRequest request, DecodeMetrics* metrics, Span span = Span());
   DecodeCall(const DecodeCall&) = delete;
 
   // Before any other thread knows of the call.
@@ -40,11 +41,15 @@ class DecodeCall {
   // Ended in any way: nobody wants its tokens any more.
   bool over() const { return over_.load(std::memory_order_acquire); }
 
+  // The prompt has been computed here. Once, before the sequence is decoded.
+  void PromptComputed(int64_t cached_tokens);
   // The state has been verified. Once, before the sequence is decoded.
   void StateReceived(int64_t bytes);
   // From the call's start to StateReceived; 0 before, and where the prompt is computed here.
   double handoff_wait_seconds() const { return handoff_wait_seconds_.load(std::memory_order_relaxed); }
-  void CountToken() { tokens_.fetch_add(1, std::memory_order_relaxed); }
+  void CountToken() {
+    if (tokens_.fetch_add(1, std::memory_order_relaxed) == 0) decode_span_.Event("first token");
+  }
 
   // Nobody wants this sample's tokens any more; the others go on. The engine sees it before its next step.
   void AbandonSample(int sample) { abandoned_[static_cast<size_t>(sample)].store(true, std::memory_order_release); }
@@ -57,6 +62,7 @@ class DecodeCall {
 
  private:
   void CountAndLog(DecodeOutcome outcome, const absl::Status& status);
+  void EndSpans(DecodeOutcome outcome, const absl::Status& status);
 
   const SequenceRequest request_;
   DecodeMetrics* const metrics_;
@@ -69,6 +75,11 @@ class DecodeCall {
   std::atomic<int> counted_samples_{0};
   // One for each sample.
   std::vector<std::atomic<bool>> abandoned_;
+  const Span span_;
+  // Until the state is there, or the prompt computed here.
+  const Span wait_span_;
+  // From then on; set before the engine's thread knows of the call, or by it.
+  Span decode_span_;
 };
 
 }  // namespace baton

@@ -8,6 +8,7 @@
 #include "common/base/status_macros.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/trace_metadata.h"
 #include "common/rpc/worker_request.h"
 #include "decode/decode_call.h"
 
@@ -88,6 +89,7 @@ std::unique_ptr<CheckpointSender> MakeCheckpointSender(const Model& model, const
 DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, MemoryBudget* budget, Metrics* metrics,
                              LoadReporter* load, DrainGate* gate)
     : gate_(gate),
+      tracing_(options.tracing),
       limits_(MakeLimits(*model, options.max_tokens)),
       computes_prompts_(options.engine.local_prefill_chunk > 0),
       metrics_(metrics, options.model_name, budget),
@@ -120,6 +122,7 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
   receiver_context_.metrics = &metrics_;
   receiver_context_.checkpoints = &checkpoints_;
   receiver_context_.checkpoint_metrics = &checkpoint_metrics_;
+  receiver_context_.tracing = tracing_.get();
   engine_.Start();
 }
 
@@ -152,7 +155,8 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
     gate_->Leave();
     return Refuse(*request, beginning.status());
   }
-  auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_);
+  Span span = BeginTrace(*context, *checked);
+  auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_, span);
   absl::StatusOr<std::shared_ptr<Reservation>> created =
       reservations_.Create(call, beginning->layout != nullptr ? &*beginning : nullptr);
   if (beginning->layout != nullptr) {
@@ -161,11 +165,14 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
     metrics_.UpdateStateBytes();
   }
   if (!created.ok()) {
+    span.Fail(created.status().message());
+    span.End();
     gate_->Leave();
     return Refuse(*request, created.status());
   }
 
   const std::shared_ptr<Reservation> reservation = *std::move(created);
+  span.Set("baton.reserved_bytes", reservation->bytes());
   const CallKey key(reservation->id(), reservation->generation());
   {
     absl::MutexLock lock(&mutex_);
@@ -192,6 +199,16 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
     }
   }
   return reactor;
+}
+
+Span DecodeService::BeginTrace(const grpc::CallbackServerContext& context, const SequenceRequest& request) const {
+  if (tracing_ == nullptr) return Span();
+  Span span = tracing_->tracer().Begin("baton.worker.v1.Decode/Run", TraceParent(context.client_metadata()),
+                                       request.request_id);
+  span.Set("rpc.system", "grpc");
+  span.Set("gen_ai.usage.input_tokens", static_cast<int64_t>(request.tokens.size()) - request.generated_tokens);
+  if (request.generated_tokens > 0) span.Set("baton.continued_tokens", int64_t{request.generated_tokens});
+  return span;
 }
 
 absl::StatusOr<StateSnapshot> DecodeService::BeginningOf(const SequenceRequest& request) {
@@ -226,7 +243,7 @@ absl::StatusOr<StateSnapshot> DecodeService::BeginningOf(const SequenceRequest& 
 
 grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>* DecodeService::Receive(
     grpc::CallbackServerContext* context) {
-  return new StateReceiver(&receiver_context_);
+  return new StateReceiver(&receiver_context_, TraceParent(context->client_metadata()));
 }
 
 grpc::ServerUnaryReactor* DecodeService::EndSamples(grpc::CallbackServerContext* context,

@@ -23,6 +23,7 @@
 #include "common/observe/metrics.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/drain_gate.h"
+#include "common/rpc/tracing.h"
 #include "common/rpc/worker_service.h"
 #include "common/state/memory_budget.h"
 #include "decode/checkpoint_metrics.h"
@@ -49,6 +50,8 @@ struct DecodeServiceOptions {
   CheckpointOptions checkpoints;
   // How other decode workers are connected to.
   ChannelOptions channel;
+  // May be null.
+  std::shared_ptr<const Tracing> tracing;
 };
 
 // What MakeRoom could free, as the worker's load has it. Thread-safe.
@@ -132,7 +135,11 @@ class DecodeService final : public DecodeServiceBase {
                                                             const absl::Status& status);
   worker::v1::DecodeEvent ReservationEvent(const Reservation& reservation) const;
 
+  // Of a call that was checked.
+  Span BeginTrace(const grpc::CallbackServerContext& context, const SequenceRequest& request) const;
+
   DrainGate* const gate_;
+  const std::shared_ptr<const Tracing> tracing_;
   const RequestLimits limits_;
   const bool computes_prompts_;
   DecodeMetrics metrics_;

@@ -82,6 +82,7 @@ void DecodeEngine::CompletePrompt(LocalPrompt& prompt, absl::Span<const float> l
   const int samples = call->request().samples();
   metrics_->generation_tokens.Increment(samples);
   load_->AddTokens(samples);
+  call->PromptComputed(prompt.cached_tokens);
   call->events().Push(std::move(event));
   absl::StatusOr<std::vector<SampleStart>> starts =
       BeginSamples(*call, std::move(prompt.room), first_tokens, budget_, links_.sessions);

@@ -129,6 +129,7 @@ class DecodeRole final : public WorkerRole {
     options.sessions = sessions_;
     options.checkpoints = checkpoints_;
     options.channel = context.channel;
+    options.tracing = context.tracing;
     service_ = std::make_unique<DecodeService>(context.model, options, context.budget, context.metrics, context.load,
                                                context.gate);
     return absl::OkStatus();

@@ -16,7 +16,8 @@ namespace baton {
 using worker::v1::ReceiveResponse;
 using worker::v1::StateChunk;
 
-StateReceiver::StateReceiver(const StateReceiverContext* context) : context_(context), link_(std::make_shared<Link>()) {
+StateReceiver::StateReceiver(const StateReceiverContext* context, absl::optional<TraceContext> parent)
+    : context_(context), link_(std::make_shared<Link>()), parent_(std::move(parent)) {
   {
     absl::MutexLock lock(&link_->mutex);
     link_->receiver = this;
@@ -29,7 +30,10 @@ void StateReceiver::OnReadDone(bool ok) {
   const absl::Status status = Accept(buffer_);
   // Before the next message is read: nothing of this one is needed any more.
   buffer_.Clear();
-  if (!status.ok()) return Finish(*link_, status);
+  if (!status.ok()) {
+    EndSpan(status);
+    return Finish(*link_, status);
+  }
   const CommitRecord* commit = destination_->commit();
   if (commit == nullptr) return ReadNext();
   {
@@ -37,7 +41,9 @@ void StateReceiver::OnReadDone(bool ok) {
     link_->answer.set_position(commit->position);
     link_->answer.set_bytes(destination_->bytes_received());
   }
-  Finish(*link_, destination_->Complete());
+  const absl::Status completed = destination_->Complete();
+  EndSpan(completed);
+  Finish(*link_, completed);
 }
 
 void StateReceiver::ReadNext() {
@@ -88,6 +94,10 @@ absl::Status StateReceiver::OpenDestination(const StateChunk& first) {
   BATON_ASSIGN_OR_RETURN(destination_, ReservedDestination::Open(context_, first, [link = link_] {
                            Finish(*link, absl::NotFoundError("the request was cancelled: its reservation has ended"));
                          }));
+  if (context_->tracing != nullptr) {
+    span_ = context_->tracing->tracer().Begin("baton.worker.v1.Decode/Receive", parent_, destination_->request_id());
+    span_.Set("rpc.system", "grpc");
+  }
   return absl::OkStatus();
 }
 
@@ -137,9 +147,19 @@ void StateReceiver::OpenSharedMemory(const worker::v1::SharedMemoryOffer& offer)
   if (view.ok()) shared_memory_ = *std::move(view);
 }
 
+void StateReceiver::EndSpan(const absl::Status& status) const {
+  if (!span_) return;
+  span_.Set("baton.state_bytes", destination_->bytes_received());
+  span_.Set("rpc.grpc.status_code", static_cast<int64_t>(status.code()));
+  if (!status.ok()) span_.Fail(status.message());
+  span_.End();
+}
+
 void StateReceiver::SenderGone() {
+  const absl::Status status = absl::CancelledError("the stream ended before its commit");
   if (destination_ != nullptr) destination_->SenderGone();
-  Finish(*link_, absl::CancelledError("the stream ended before its commit"));
+  EndSpan(status);
+  Finish(*link_, status);
 }
 
 void StateReceiver::Finish(Link& link, const absl::Status& status) {

@@ -19,6 +19,7 @@
 #include "baton/worker/v1/worker.pb.h"
 #include "common/base/shared_memory.h"
 #include "common/rpc/state_message.h"
+#include "common/rpc/tracing.h"
 #include "common/rpc/worker_request.h"
 #include "decode/decode_metrics.h"
 #include "decode/engine.h"
@@ -39,13 +40,15 @@ struct StateReceiverContext {
   DecodeMetrics* metrics = nullptr;
   StateCheckpoints* checkpoints = nullptr;
   CheckpointMetrics* checkpoint_metrics = nullptr;
+  // May be null.
+  const Tracing* tracing = nullptr;
 };
 
 // Deletes itself.
 class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer> {
  public:
-  // `context` outlives it.
-  explicit StateReceiver(const StateReceiverContext* context);
+  // `context` outlives it. `parent`: the sender's trace.
+  explicit StateReceiver(const StateReceiverContext* context, absl::optional<TraceContext> parent = absl::nullopt);
 
   void OnReadDone(bool ok) override;
   void OnWriteDone(bool ok) override;
@@ -79,11 +82,15 @@ class StateReceiver final : public grpc::ServerBidiReactor<grpc::ByteBuffer, grp
   void ReadNext();
   // The call ended before its commit.
   void SenderGone();
+  void EndSpan(const absl::Status& status) const;
   static void Finish(Link& link, const absl::Status& status);
   static void WriteNext(Link& link) ABSL_EXCLUSIVE_LOCKS_REQUIRED(link.mutex);
 
   const StateReceiverContext* const context_;
   const std::shared_ptr<Link> link_;
+  const absl::optional<TraceContext> parent_;
+  // Once it has claimed a reservation.
+  Span span_;
   grpc::ByteBuffer buffer_;
   // Set by the first message.
   std::unique_ptr<StateDestination> destination_;

@@ -13,6 +13,7 @@
 
 #include "absl/types/optional.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/observe/tracer.h"
 #include "gateway/admission_queue.h"
 #include "gateway/router.h"
 #include "gateway/timers.h"
@@ -44,6 +45,10 @@ struct Attempt {
   std::map<int32_t, worker::v1::SessionKey> left;
   // The last copies of their states that standbys have.
   std::map<int32_t, worker::v1::StateCheckpoint> checkpoints;
+  // Of the attempt, and of its two calls.
+  Span span;
+  Span decode_span;
+  Span prefill_span;
   // When its workers were last heard of in this matter.
   Clock::time_point last_event;
 
@@ -68,6 +73,8 @@ struct Branch {
   absl::optional<StateElsewhere> state;
 
   Attempt attempt;
+  // While it looks for workers.
+  Span waiting;
   // Of the attempt; no two of a session's are alike.
   int number = 0;
   // Since it last got anywhere: attempts that came to nothing, those of them that failed, since when it has been

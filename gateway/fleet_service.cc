@@ -1,8 +1,11 @@
 #include "gateway/fleet_service.h"
 
 #include "absl/strings/str_cat.h"
+#include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/rpc/status_mapping.h"
+#include "gateway/request_check.h"
+#include "gateway/trace_report.h"
 
 namespace baton {
 namespace {
@@ -13,6 +16,8 @@ absl::Status OperatorsOnly(const std::string& client) {
                     "OPERATORS_ONLY");
 }
 
+bool IsOperator(const Caller& caller) { return caller.client == nullptr || caller.client->limits()->is_operator; }
+
 }  // namespace
 
 grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* context,
@@ -20,7 +25,7 @@ grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* c
                                                   v1::GetStatusResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const absl::StatusOr<Caller> caller = authenticator_->Authenticate(context->client_metadata(), context->peer());
-  if (!caller.ok() || (caller->client != nullptr && !caller->client->limits()->is_operator)) {
+  if (!caller.ok() || !IsOperator(*caller)) {
     reactor->Finish(ToGrpcStatus(caller.ok() ? OperatorsOnly(caller->client->name()) : caller.status()));
     return reactor;
   }
@@ -51,6 +56,40 @@ grpc::ServerUnaryReactor* FleetService::GetStatus(grpc::CallbackServerContext* c
     status->set_uptime_seconds(snapshot.info->uptime_seconds() + SecondsBetween(snapshot.info_time, now));
   }
   reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+absl::StatusOr<std::shared_ptr<const CallTrace>> FleetService::FindTrace(const grpc::CallbackServerContext& context,
+                                                                         const std::string& request_id) const {
+  BATON_ASSIGN_OR_RETURN(const Caller caller, authenticator_->Authenticate(context.client_metadata(), context.peer()));
+  if (request_id.empty() || !IsRequestId(request_id)) {
+    return BadRequestError({{"request_id", "must be 1 to 128 bytes of printable ASCII"}});
+  }
+  const TraceHistory& history = tracing_->tracer().history();
+  if (!history.enabled()) {
+    return WithReason(absl::FailedPreconditionError("this gateway remembers no requests (--trace-history 0)"),
+                      "TRACE_HISTORY_OFF");
+  }
+  for (const std::shared_ptr<const CallTrace>& trace : history.Find(request_id)) {
+    if (IsOperator(caller) || trace->owner() == caller.identity) return trace;
+  }
+  return WithReason(
+      absl::NotFoundError(absl::StrCat("no request \"", request_id,
+                                       "\" among the last that this gateway has served (--trace-history of the gateway "
+                                       "says how many it remembers; another gateway knows its own)")),
+      "TRACE_NOT_FOUND");
+}
+
+grpc::ServerUnaryReactor* FleetService::GetTrace(grpc::CallbackServerContext* context,
+                                                 const v1::GetTraceRequest* request, v1::GetTraceResponse* response) {
+  grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+  const absl::StatusOr<std::shared_ptr<const CallTrace>> trace = FindTrace(*context, request->request_id());
+  if (!trace.ok()) {
+    reactor->Finish(ToGrpcStatus(trace.status()));
+  } else {
+    ReportTrace(tracing_->process(), **trace, registry_->Workers(), response,
+                [reactor] { reactor->Finish(grpc::Status::OK); });
+  }
   return reactor;
 }
 

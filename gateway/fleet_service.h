@@ -1,10 +1,11 @@
 // baton.v1.Fleet: the operator's view. Answers while draining too. Where API keys are checked, only to keys with
-// `operator=yes`.
+// `operator=yes`; other clients may see the traces of their own requests.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
 
 #include "baton/v1/inference.grpc.pb.h"
+#include "common/rpc/tracing.h"
 #include "gateway/admission_queue.h"
 #include "gateway/authenticator.h"
 #include "gateway/timers.h"
@@ -15,16 +16,24 @@ namespace baton {
 class FleetService final : public v1::Fleet::CallbackService {
  public:
   // All must outlive it.
-  FleetService(const WorkerRegistry* registry, const AdmissionQueue* queue, Authenticator* authenticator)
-      : registry_(registry), queue_(queue), authenticator_(authenticator) {}
+  FleetService(const WorkerRegistry* registry, const AdmissionQueue* queue, Authenticator* authenticator,
+               const Tracing* tracing)
+      : registry_(registry), queue_(queue), authenticator_(authenticator), tracing_(tracing) {}
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context, const v1::GetStatusRequest* request,
                                       v1::GetStatusResponse* response) override;
+  grpc::ServerUnaryReactor* GetTrace(grpc::CallbackServerContext* context, const v1::GetTraceRequest* request,
+                                     v1::GetTraceResponse* response) override;
 
  private:
+  // The newest of this id that the caller may see.
+  absl::StatusOr<std::shared_ptr<const CallTrace>> FindTrace(const grpc::CallbackServerContext& context,
+                                                             const std::string& request_id) const;
+
   const WorkerRegistry* const registry_;
   const AdmissionQueue* const queue_;
   Authenticator* const authenticator_;
+  const Tracing* const tracing_;
   const Clock::time_point started_ = Clock::now();
 };
 

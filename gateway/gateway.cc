@@ -15,11 +15,14 @@ constexpr absl::Duration kStopGrace = absl::Milliseconds(500);
 
 Gateway::Gateway(const GatewayOptions& options)
     : options_(Secured(options)),
+      configured_tracing_(Tracing::Create(options_.tracing, {"baton-gateway", options_.boot_id}, &metrics_)),
+      tracing_(configured_tracing_.ok() ? *configured_tracing_
+                                        : Tracing::WithHistoryOnly({"baton-gateway", options_.boot_id})),
       router_(options.local_prefill_tokens, options.breaker),
       queue_(options.admission, &router_, &timers_),
       registry_(options_.workers),
       inference_(MakeContext(options, this)),
-      fleet_(&registry_, &queue_, &authenticator_),
+      fleet_(&registry_, &queue_, &authenticator_, tracing_.get()),
       server_(options_.server) {
   if (options_.tls != nullptr) tls_metrics_ = std::make_unique<TlsMetrics>(options_.tls.get(), &metrics_);
   router_.SetPrefillBacklog(options.prefill_backlog);
@@ -51,6 +54,7 @@ InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* ga
   context.catalog = &gateway->catalog_;
   context.metrics = &gateway->gateway_metrics_;
   context.gate = &gateway->gate_;
+  context.tracer = &gateway->tracing_->tracer();
   context.sessions.router = &gateway->router_;
   context.sessions.queue = &gateway->queue_;
   context.sessions.timers = &gateway->timers_;
@@ -63,6 +67,7 @@ InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* ga
 }
 
 absl::Status Gateway::Start() {
+  BATON_RETURN_IF_ERROR(configured_tracing_.status());
   if (!options_.api_keys.empty()) BATON_RETURN_IF_ERROR(authenticator_.UseKeys(options_.api_keys));
   if (options_.metrics != "off") BATON_RETURN_IF_ERROR(metrics_server_.Start(options_.metrics));
   BATON_RETURN_IF_ERROR(server_.Start());
@@ -82,6 +87,7 @@ bool Gateway::Drain(absl::Duration grace) {
   const bool drained = gate_.Drain(grace);
   if (!drained) inference_.AbortAll();
   server_.Stop(kStopGrace);
+  tracing_->Flush();
   return drained;
 }
 

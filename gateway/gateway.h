@@ -14,10 +14,12 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "common/base/ids.h"
 #include "common/observe/metrics.h"
 #include "common/rpc/drain_gate.h"
 #include "common/rpc/server.h"
 #include "common/rpc/tls.h"
+#include "common/rpc/tracing.h"
 #include "gateway/admission_queue.h"
 #include "gateway/authenticator.h"
 #include "gateway/fleet_service.h"
@@ -50,6 +52,8 @@ struct GatewayOptions {
   Clock::duration resume_timeout = std::chrono::seconds(30);
   Clock::duration stall_timeout = std::chrono::seconds(10);
   CircuitBreakerOptions breaker;
+  TracingFlags tracing;
+  std::string boot_id = NewBootId();
   // Events a client's stream may fall behind.
   size_t max_queued_events = 1024;
 };
@@ -78,6 +82,9 @@ class Gateway {
 
   const GatewayOptions options_;
   Metrics metrics_{"gateway"};
+  // Or why there is none; Start says so.
+  const absl::StatusOr<std::shared_ptr<Tracing>> configured_tracing_;
+  const std::shared_ptr<Tracing> tracing_;
   std::unique_ptr<TlsMetrics> tls_metrics_;
   MetricsServer metrics_server_{&metrics_};
   GatewayMetrics gateway_metrics_{&metrics_};

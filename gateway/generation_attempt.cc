@@ -2,8 +2,10 @@
 #include <utility>
 
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/trace_metadata.h"
 #include "gateway/end_samples.h"
 #include "gateway/generation_session.h"
+#include "gateway/trace_report.h"
 
 namespace baton {
 namespace {
@@ -15,6 +17,20 @@ using worker::v1::PrefillRequest;
 
 // Chunks that may overtake the first token; a decode worker cannot be further ahead than that.
 constexpr size_t kMaxEarlyEvents = 4096;
+
+// A span of a call to a worker.
+Span CallSpan(const Span& attempt, const char* name, const std::string& endpoint) {
+  Span span = attempt.Child(name, SpanKind::kClient);
+  span.Set("rpc.system", "grpc");
+  span.Set(kWorkerEndpointKey, endpoint);
+  return span;
+}
+
+void EndCallSpan(const Span& span, const grpc::Status& status) {
+  span.Set("rpc.grpc.status_code", static_cast<int64_t>(status.error_code()));
+  if (!status.ok()) span.Fail(status.error_message());
+  span.End();
+}
 
 absl::Status EndedWithoutReason() { return absl::InternalError("a decode worker ended a stream without saying why"); }
 
@@ -38,6 +54,7 @@ void GenerationSession::BeginAttempt(Branch& branch, Route route) {
   if (branch.attempt.route.prefill) branch.attempt.prefill_endpoint = branch.attempt.route.prefill.endpoint();
   const bool needs_decode = static_cast<bool>(branch.attempt.route.decode);
   if (needs_decode) branch.attempt.decode_endpoint = branch.attempt.route.decode.endpoint();
+  TraceAttempt(branch);
   if (!branch.resumed) prompt_scores_->BeginAttempt();
   if (needs_decode) {
     StartDecode(branch);
@@ -47,13 +64,27 @@ void GenerationSession::BeginAttempt(Branch& branch, Route route) {
   if (environment_.stall_timeout > Clock::duration::zero()) Watch(branch, Clock::now() + environment_.stall_timeout);
 }
 
+void GenerationSession::TraceAttempt(Branch& branch) {
+  Attempt& attempt = branch.attempt;
+  attempt.span = record_.span.Child("attempt");
+  if (!attempt.span) return;
+  attempt.span.Set("baton.attempt", record_.attempts);
+  if (attempt.local()) attempt.span.Set("baton.local_prefill", true);
+  if (!branch.resumed) return;
+  attempt.span.Set("baton.choice", branch.choices.front());
+  attempt.span.Set("baton.continued_tokens", static_cast<int64_t>(choices_->tokens(branch.choices.front()).size()));
+}
+
 void GenerationSession::StartDecode(Branch& branch) {
   const std::shared_ptr<WorkerConnection> connection = branch.attempt.route.decode.connection();
   const std::shared_ptr<GenerationSession> self = shared_from_this();
   const int number = branch.number;
   const absl::optional<Continuation> continuation = ContinuationOf(branch);
+  branch.attempt.decode_span =
+      CallSpan(branch.attempt.span, "baton.worker.v1.Decode/Run", branch.attempt.decode_endpoint);
   branch.attempt.decode = DecodeCall::Start(
       [&](grpc::ClientContext* context, const DecodeRequest* request, grpc::ClientReadReactor<DecodeEvent>* reactor) {
+        AddTraceContext(branch.attempt.decode_span, context);
         connection->decode->async()->Run(context, request, reactor);
       },
       MakeDecodeRequest(plan_, branch.attempt.route, PointerTo(continuation)), deadline_,
@@ -70,8 +101,11 @@ void GenerationSession::StartPrefill(Branch& branch, const worker::v1::Reservati
   const std::shared_ptr<GenerationSession> self = shared_from_this();
   const int number = branch.number;
   const absl::optional<Continuation> continuation = ContinuationOf(branch);
+  branch.attempt.prefill_span =
+      CallSpan(branch.attempt.span, "baton.worker.v1.Prefill/Run", branch.attempt.prefill_endpoint);
   branch.attempt.prefill = PrefillCall::Start(
       [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
+        AddTraceContext(branch.attempt.prefill_span, context);
         connection->prefill->async()->Run(context, to_send, reactor);
       },
       MakePrefillRequest(plan_, reservation, PointerTo(continuation)), deadline_,
@@ -106,6 +140,7 @@ void GenerationSession::OnDecodeEvent(Branch& branch, DecodeEvent& event) {
 void GenerationSession::OnReservation(Branch& branch, const worker::v1::Reservation& reservation) {
   if (branch.attempt.reserved) return Fail(absl::InternalError("a decode worker sent a second reservation"));
   branch.attempt.reserved = true;
+  branch.attempt.decode_span.Event("reserved");
   branch.attempt.reservation = reservation;
   branch.attempt.route.decode.Confirm(reservation.bytes());
   if (!branch.attempt.local()) StartPrefill(branch, &reservation);
@@ -115,6 +150,7 @@ void GenerationSession::HandleProgress(Branch& branch, const DecodeEvent& event)
   if (!event.has_progress()) return Fail(absl::InternalError("a decode worker sent an event of an unknown kind"));
   if (!branch.attempt.handed_off) {
     branch.attempt.handed_off = true;
+    branch.attempt.decode_span.Event("first tokens");
     environment_.router->Worked(Stage::kDecode, branch.attempt.decode_endpoint);
     branch.Progressed();
   }
@@ -161,6 +197,7 @@ void GenerationSession::EndBranch(Branch& branch) {
 
 void GenerationSession::OnDecodeEnd(Branch& branch, const grpc::Status& status) {
   branch.attempt.decode.reset();
+  EndCallSpan(branch.attempt.decode_span, status);
   if (choices_->all_ended(branch.choices)) return EndBranch(branch);
   const bool may_be_complete = !branch.attempt.has_first && status.ok() && !branch.attempt.early.empty() &&
                                !branch.attempt.early.back().progress().done().empty();
@@ -192,6 +229,7 @@ void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToke
   if (branch.attempt.has_first) return Fail(absl::InternalError("a prefill worker sent a second first token"));
   branch.attempt.has_first = true;
   if (branch.resumed) CountSource(branch, first);
+  (branch.attempt.local() ? branch.attempt.decode_span : branch.attempt.prefill_span).Event("first token");
   environment_.router->Worked(Stage::kPrefill, branch.attempt.prefill_endpoint);
   std::vector<ChoiceEvent> events;
   absl::Status status = choices_->AddFirst(first, branch.choices, &events);
@@ -202,6 +240,7 @@ void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToke
   if (!Relay(std::move(events))) return;
   if (!branch.resumed) {
     record_.time_to_first_token = record_.Elapsed();
+    record_.span.Event("first token");
     plan_.model->metrics->time_to_first_token.Observe(record_.time_to_first_token);
   }
   if (choices_->all_ended(branch.choices)) {
@@ -234,6 +273,7 @@ void GenerationSession::CountSource(const Branch& branch, const worker::v1::Firs
 
 void GenerationSession::OnPrefillEnd(Branch& branch, const grpc::Status& status) {
   branch.attempt.prefill.reset();
+  EndCallSpan(branch.attempt.prefill_span, status);
   if (choices_->all_ended(branch.choices)) {
     // The answer is whole; what fails now is only that it is kept.
     if (!status.ok() || !choices_->waits_for_session()) EndBranch(branch);

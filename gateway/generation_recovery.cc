@@ -32,11 +32,13 @@ void GenerationSession::OnFailure(Branch& branch, Stage stage, const grpc::Statu
   const std::string& endpoint =
       stage == Stage::kPrefill ? branch.attempt.prefill_endpoint : branch.attempt.decode_endpoint;
   const WorkerFailure failure = ClassifyFailure(stage, endpoint, grpc_status);
+  TraceFailure(branch, stage, failure);
   if (failure.kind == FailureKind::kFinal) return FailAfter(branch, failure.status);
   Placement& blamed = failure.blamed == Stage::kPrefill ? branch.attempt.route.prefill : branch.attempt.route.decode;
   if (failure.kind == FailureKind::kFull && !choices_->has_first()) {
     blamed.ReportRefused();
     DropAttempt(branch);
+    branch.waiting = record_.span.Child("queue");
     environment_.queue->Requeue(ticket_);
     return;
   }
@@ -62,6 +64,16 @@ void GenerationSession::OnFailure(Branch& branch, Stage stage, const grpc::Statu
   if (too_often || (patient && too_long)) return FailAfter(branch, failure.status);
   if (!choices_->has_first()) plan_.model->metrics->CountRetry(failure.blamed);
   Resume(branch, ReasonName(failure));
+}
+
+void GenerationSession::TraceFailure(const Branch& branch, Stage stage, const WorkerFailure& failure) {
+  const Attempt& attempt = branch.attempt;
+  if (!attempt.span) return;
+  attempt.span.Set("baton.stage", attempt.Phase());
+  attempt.span.Set("error.type", ReasonName(failure));
+  attempt.span.Fail(failure.status.message());
+  // Of a worker that hangs; others have said so themselves.
+  (stage == Stage::kPrefill ? attempt.prefill_span : attempt.decode_span).Fail(failure.status.message());
 }
 
 void GenerationSession::Blame(Branch& branch, const WorkerFailure& failure) {
@@ -164,6 +176,7 @@ void GenerationSession::Resume(Branch& branch, const char* reason) {
     }
   }
   for (Branch* next : going_on) {
+    next->waiting = record_.span.Child("find workers");
     // The state does not wait for long.
     if (next->state.has_value()) {
       FindRoute(*next);
@@ -204,6 +217,9 @@ void GenerationSession::DropAttempt(Branch& branch) {
   branch.number = ++attempt_numbers_;
   if (branch.attempt.decode != nullptr) branch.attempt.decode->Cancel();
   if (branch.attempt.prefill != nullptr) branch.attempt.prefill->Cancel();
+  for (const Span* const span : {&branch.attempt.decode_span, &branch.attempt.prefill_span, &branch.attempt.span}) {
+    span->End();
+  }
   branch.attempt = Attempt();
   if (branch.ticket != nullptr) environment_.queue->Leave(branch.ticket);
   branch.ticket.reset();

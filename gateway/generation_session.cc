@@ -13,7 +13,10 @@
 namespace baton {
 GenerationSession::GenerationSession(const SessionEnvironment& environment, RequestRecord record,
                                      std::chrono::system_clock::time_point deadline)
-    : environment_(environment), deadline_(deadline), record_(std::move(record)) {}
+    : environment_(environment),
+      deadline_(deadline),
+      record_(std::move(record)),
+      preparing_(record_.span.Child("prepare")) {}
 
 void GenerationSession::Open(std::unique_ptr<GenerationSink> sink) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -23,6 +26,7 @@ void GenerationSession::Open(std::unique_ptr<GenerationSink> sink) {
 void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) return;  // Cancelled meanwhile.
+  preparing_.End();
   if (!plan.ok()) return Fail(plan.status());
   plan_ = *std::move(plan);
   choices_ = std::make_unique<Choices>(&plan_);
@@ -32,6 +36,7 @@ void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
   branches_.push_back(std::make_unique<Branch>());
   FirstBranch().choices.resize(static_cast<size_t>(plan_.choices()));
   std::iota(FirstBranch().choices.begin(), FirstBranch().choices.end(), 0);
+  FirstBranch().waiting = record_.span.Child("queue");
   const std::weak_ptr<GenerationSession> weak = weak_from_this();
   ticket_ =
       std::make_shared<AdmissionTicket>(AdmissionRequest{DemandOf(plan_), plan_.priority, record_.identity, deadline_},
@@ -93,6 +98,7 @@ void GenerationSession::OnRoute(Branch& branch, absl::StatusOr<Route> route) {
     record_.queue_seconds = record_.Elapsed();
     plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
   }
+  branch.waiting.End();
   BeginAttempt(branch, *std::move(route));
 }
 
@@ -178,6 +184,7 @@ void GenerationSession::End(Outcome outcome, const absl::Status& status) {
   for (const std::unique_ptr<Branch>& branch : branches_) DropAttempt(*branch);
   if (time_limit_.has_value()) environment_.timers->Cancel(*time_limit_);
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);
+  record_.cached_tokens = cached_tokens_;
   // Before the client hears of it: what it asks next finds this request gone from its limits.
   record_.Finish(outcome, status);
   sink_->Finish(status);

@@ -88,6 +88,7 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   // From here on all with mutex_ held.
   void OnRoute(Branch& branch, absl::StatusOr<Route> route);
   void BeginAttempt(Branch& branch, Route route);
+  void TraceAttempt(Branch& branch);
   void StartDecode(Branch& branch);
   void StartPrefill(Branch& branch, const worker::v1::Reservation* reservation);
   void OnReservation(Branch& branch, const worker::v1::Reservation& reservation);
@@ -109,6 +110,7 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void OnFailure(Branch& branch, Stage stage, const grpc::Status& status);
   // Tells the router, and remembers whom to avoid.
   void Blame(Branch& branch, const WorkerFailure& failure);
+  void TraceFailure(const Branch& branch, Stage stage, const WorkerFailure& failure);
   // Goes on elsewhere, from the tokens that the client has if it has any.
   void Resume(Branch& branch, const char* reason);
   // What there is of the state of a choice that was this sample of the attempt.
@@ -150,6 +152,8 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   bool ended_ = false;
   std::unique_ptr<GenerationSink> sink_;
   RequestRecord record_;
+  // Until Start: the request is checked and tokenized.
+  const Span preparing_;
   // Set by Start, not changed afterwards.
   GenerationPlan plan_;
   // Null until Start.

@@ -10,6 +10,7 @@
 #include "common/base/status_macros.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/trace_metadata.h"
 #include "gateway/generation_sink.h"
 #include "gateway/request_check.h"
 #include "gateway/score_session.h"
@@ -58,6 +59,20 @@ absl::Status PriorityNotAllowed(int largest) {
       "PRIORITY_NOT_ALLOWED");
 }
 
+// Null: not traced.
+const char* SpanName(Method method) {
+  switch (method) {
+    case Method::kGenerate:
+      return "baton.v1.Inference/Generate";
+    case Method::kGenerateStream:
+      return "baton.v1.Inference/GenerateStream";
+    case Method::kScore:
+      return "baton.v1.Inference/Score";
+    default:
+      return nullptr;
+  }
+}
+
 // Answers a unary call on the spot.
 grpc::ServerUnaryReactor* Answer(grpc::CallbackServerContext* context, const absl::Status& status) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
@@ -99,6 +114,22 @@ absl::Status NameRequest(grpc::CallbackServerContext* context, const std::string
   return violations.ToStatus();
 }
 
+// Calls that workers have a part in. The client learns the trace's id.
+void BeginTrace(grpc::CallbackServerContext* context, Tracer* tracer, RequestRecord* record) {
+  const char* const name = SpanName(record->method);
+  if (tracer == nullptr || name == nullptr) return;
+  const absl::optional<TraceContext> parent = TraceParent(context->client_metadata());
+  record->span = tracer->Begin(name, parent, record->request_id, record->identity);
+  const absl::optional<TraceContext> trace = record->span.context();
+  // There is no span of ours to tell of where a context is only passed on.
+  if (!trace.has_value() || (parent.has_value() && parent->span_id == trace->span_id)) return;
+  context->AddInitialMetadata(kTraceresponseKey, FormatTraceparent(*trace));
+  record->span.Set("rpc.system", "grpc");
+  record->span.Set("baton.request_id", record->request_id);
+  const bool generates = record->method != Method::kScore;
+  if (generates) record->span.Set("gen_ai.operation.name", "text_completion");
+}
+
 }  // namespace
 
 InferenceService::InferenceService(const InferenceContext& context) : context_(context) {
@@ -123,6 +154,7 @@ absl::StatusOr<std::shared_ptr<const ServedModel>> InferenceService::Identify(gr
                          context_.authenticator->Authenticate(context->client_metadata(), context->peer()));
   record->identity = std::move(caller.identity);
   record->client = std::move(caller.client);
+  BeginTrace(context, context_.tracer, record);
   std::shared_ptr<const ClientLimits> limits = NoLimits();
   if (record->client != nullptr) {
     limits = record->client->limits();
@@ -174,9 +206,12 @@ void InferenceService::StartGeneration(grpc::CallbackServerContext* context,
   open.set_fingerprint((*model)->fingerprint);
   // The call may be cancelled, and the request gone with it, before the answer is there.
   const auto copy = std::make_shared<const v1::GenerateRequest>(request);
+  const Span opening = record.span.Child("open session");
   OpenSession(context_.sessions.router->DecodeWorkers((*model)->fingerprint, handle->boot_id), open,
               (*model)->vocab_size, context->deadline(),
-              [link = link_, session, copy, request_id, model, check](absl::StatusOr<SessionPrefix> prefix) {
+              [link = link_, session, copy, request_id, model, check, opening](absl::StatusOr<SessionPrefix> prefix) {
+                if (!prefix.ok()) opening.Fail(prefix.status().message());
+                opening.End();
                 if (!prefix.ok()) return session->Start(prefix.status());
                 absl::MutexLock lock(&link->mutex);
                 if (link->service == nullptr) return session->Start(DrainingError());

@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "baton/v1/inference.grpc.pb.h"
+#include "common/observe/tracer.h"
 #include "common/rpc/drain_gate.h"
 #include "common/rpc/write_pacer.h"
 #include "gateway/authenticator.h"
@@ -33,6 +34,8 @@ struct InferenceContext {
   const ModelCatalog* catalog = nullptr;
   GatewayMetrics* metrics = nullptr;
   DrainGate* gate = nullptr;
+  // Null: requests are not traced.
+  Tracer* tracer = nullptr;
   SessionEnvironment sessions;
   TextLane* text_lane = nullptr;
   // Events a stream may be behind before its reader is called too slow.

@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
-#include "common/base/ids.h"
 #include "common/base/lock_order.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
@@ -21,6 +20,7 @@
 #include "common/rpc/real_range.h"
 #include "common/rpc/shutdown_signal.h"
 #include "common/rpc/tls.h"
+#include "common/rpc/tracing.h"
 #include "common/rpc/worker_flags.h"
 #include "gateway/etcd_directory.h"
 #include "gateway/gateway.h"
@@ -206,7 +206,7 @@ absl::Status Serve(const Flags& flags) {
   }
   baton::Gateway gateway(options);
   BATON_RETURN_IF_ERROR(gateway.Start());
-  const std::string boot_id = baton::NewBootId();
+  const std::string& boot_id = options.boot_id;
   baton::Log(baton::Severity::kInfo, "serving")
       .With("listen", gateway.address())
       .With("metrics", gateway.metrics_url())
@@ -248,6 +248,7 @@ int main(int argc, char** argv) {
   AddLimitOptions(app, &flags);
   AddFailoverOptions(app, &flags);
   AddConnectionOptions(app, &flags);
+  baton::AddTracingFlags(app, &flags.gateway.tracing);
   baton::AddLogFlags(app, &flags.log);
   if (absl::optional<int> exit_code = baton::ParseCommandLine(app, argc, argv)) return *exit_code;
 

@@ -12,11 +12,13 @@ void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   const int64_t used_prompt = worked_on ? prompt_tokens : 0;
   if (client != nullptr) client->metrics().CountRequest(outcome, used_prompt, output_tokens);
   if (pass != nullptr) pass->Finish(used_prompt + output_tokens);
+  EndSpan(outcome, status);
   // Anybody can send these: they are counted, and logged now and then (authenticator.cc).
   if (outcome == Outcome::kUnauthenticated) return;
   const bool ours = outcome == Outcome::kInternal || outcome == Outcome::kDataLoss;
   Log log(ours ? Severity::kError : Severity::kInfo, "request");
   if (!request_id.empty()) log.With("request_id", request_id);
+  if (span && span.trace()->sampled()) log.With("trace_id", ToHex(span.trace()->trace_id()));
   if (client != nullptr) log.With("client", client->name());
   log.With("method", MethodName(method)).With("model", model).With("outcome", OutcomeName(outcome));
   if (prompt_tokens > 0) log.With("prompt_tokens", prompt_tokens);
@@ -31,6 +33,29 @@ void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   if (!reason.empty()) log.With("reason", reason);
   // The messages of INVALID_ARGUMENT may quote the request; those of our own making never do.
   if (ours) log.With("error", status);
+}
+
+void RequestRecord::EndSpan(Outcome outcome, const absl::Status& status) const {
+  if (!span) return;
+  const char* const name = OutcomeName(outcome);
+  span.Set("gen_ai.request.model", model);
+  if (client != nullptr) span.Set("enduser.id", client->name());
+  if (prompt_tokens > 0) span.Set("gen_ai.usage.input_tokens", prompt_tokens);
+  if (cached_tokens > 0) span.Set("gen_ai.usage.cache_read.input_tokens", cached_tokens);
+  if (output_tokens > 0) span.Set("gen_ai.usage.output_tokens", output_tokens);
+  if (status.ok() && outcome != Outcome::kOk) span.SetList("gen_ai.response.finish_reasons", name);
+  if (choices > 1) span.Set("baton.choices", choices);
+  if (attempts > 0) span.Set("baton.attempts", attempts);
+  if (resumes > 0) span.Set("baton.resumes", resumes);
+  span.Set("baton.outcome", name);
+  span.Set("rpc.grpc.status_code", static_cast<int64_t>(status.code()));
+  if (!status.ok()) {
+    const std::string reason = ErrorReason(status);
+    if (!reason.empty()) span.Set("error.type", reason);
+    // The messages of INVALID_ARGUMENT may quote the request.
+    span.Fail(absl::IsInvalidArgument(status) ? "invalid request" : status.message());
+  }
+  span.End();
 }
 
 }  // namespace baton

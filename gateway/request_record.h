@@ -11,6 +11,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "common/observe/tracer.h"
 #include "gateway/client.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/timers.h"
@@ -25,11 +26,15 @@ struct RequestRecord {
   void Finish(const absl::Status& status) { Finish(OutcomeOf(status), status); }
   double Elapsed() const { return SecondsBetween(accepted, Clock::now()); }
 
+  void EndSpan(Outcome outcome, const absl::Status& status) const;
+
   Method method;
   ModelMetrics* metrics;
   // Usable (IsRequestId): it goes into logs.
   std::string request_id;
   std::string model;
+  // Of the whole request; Finish ends it.
+  Span span;
   // Who asked. `identity` has 32 bytes, zeros for callers who have shown nothing (authenticator.h); `client` is null
   // when keys are not checked, `pass` also before the client was let in.
   std::string identity;
@@ -38,6 +43,8 @@ struct RequestRecord {
   // When the call reached the gateway.
   Clock::time_point accepted = Clock::now();
   int64_t prompt_tokens = 0;
+  // Of them, those that were not computed anew.
+  int64_t cached_tokens = 0;
   int64_t output_tokens = 0;
   int choices = 1;
   double queue_seconds = 0;

@@ -6,8 +6,10 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/trace_metadata.h"
 #include "gateway/stall_rule.h"
 #include "gateway/token_relay.h"
+#include "gateway/trace_report.h"
 #include "gateway/worker_failure.h"
 #include "gateway/worker_requests.h"
 
@@ -30,7 +32,10 @@ absl::Status BrokenContract(const char* what) {
 
 ScoreSession::ScoreSession(const SessionEnvironment& environment, RequestRecord record,
                            std::chrono::system_clock::time_point deadline)
-    : environment_(environment), deadline_(deadline), record_(std::move(record)) {}
+    : environment_(environment),
+      deadline_(deadline),
+      record_(std::move(record)),
+      preparing_(record_.span.Child("prepare")) {}
 
 void ScoreSession::Open(OnEnd on_end) {
   std::lock_guard<std::mutex> lock(mutex_);
@@ -40,10 +45,12 @@ void ScoreSession::Open(OnEnd on_end) {
 void ScoreSession::Start(absl::StatusOr<ScorePlan> plan) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (ended_) return;  // Cancelled meanwhile.
+  preparing_.End();
   if (!plan.ok()) return End(plan.status());
   plan_ = *std::move(plan);
   items_ = std::vector<Item>(plan_.continuations.size());
   record_.prompt_tokens = static_cast<int64_t>(plan_.context.size());
+  waiting_ = record_.span.Child("queue");
   const std::weak_ptr<ScoreSession> weak = weak_from_this();
   ticket_ = std::make_shared<AdmissionTicket>(
       AdmissionRequest{DemandOf(plan_, 0), plan_.priority, record_.identity, deadline_}, plan_.model->metrics,
@@ -77,6 +84,7 @@ absl::Status ScoreSession::CancelledStatus() const {
 
 void ScoreSession::OnRoute(absl::StatusOr<Route> route) {
   if (!route.ok()) return End(route.status());
+  waiting_.End();
   record_.attempts = 1;
   record_.queue_seconds = record_.Elapsed();
   plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
@@ -119,8 +127,14 @@ void ScoreSession::StartItem(size_t index, Placement placement) {
   const int attempt = ++item.attempt;
   const std::shared_ptr<WorkerConnection> connection = item.placement.connection();
   const std::shared_ptr<ScoreSession> self = shared_from_this();
+  item.span = record_.span.Child("baton.worker.v1.Prefill/Run", SpanKind::kClient);
+  item.span.Set("rpc.system", "grpc");
+  item.span.Set(kWorkerEndpointKey, connection->endpoint);
+  item.span.Set("baton.continuation", static_cast<int64_t>(index));
+  if (attempt > 1) item.span.Set("baton.attempt", attempt);
   item.call = PrefillCall::Start(
       [&](grpc::ClientContext* context, const PrefillRequest* to_send, grpc::ClientReadReactor<PrefillEvent>* reactor) {
+        AddTraceContext(item.span, context);
         connection->prefill->async()->Run(context, to_send, reactor);
       },
       MakeScoreRequest(plan_, index), deadline_,
@@ -191,6 +205,9 @@ void ScoreSession::OnCallEnd(size_t index, const grpc::Status& status) {
   item.call.reset();
   // What still arrives of it is late.
   ++item.attempt;
+  item.span.Set("rpc.grpc.status_code", static_cast<int64_t>(status.error_code()));
+  if (!status.ok()) item.span.Fail(status.error_message());
+  item.span.End();
   if (status.ok()) {
     if (item.score.tokens_size() != static_cast<int>(plan_.continuations[index].size())) {
       return End(BrokenContract("scores are missing"));
@@ -233,6 +250,7 @@ void ScoreSession::Complete() {
     *response.add_scores() = std::move(item.score);
   }
   record_.output_tokens = scored;
+  record_.cached_tokens = cached;
   response.mutable_usage()->set_prompt_tokens(context);
   response.mutable_usage()->set_cached_prompt_tokens(cached);
   response.mutable_usage()->set_completion_tokens(scored);

@@ -47,6 +47,7 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   struct Item {
     Placement placement;
     std::shared_ptr<PrefillCall> call;
+    Span span;
     int attempt = 0;
     int failures = 0;
     bool complete = false;
@@ -87,6 +88,9 @@ class ScoreSession : public std::enable_shared_from_this<ScoreSession> {
   bool ended_ = false;
   OnEnd on_end_;
   RequestRecord record_;
+  // Until Start: the request is checked and tokenized; then until it has a slot.
+  const Span preparing_;
+  Span waiting_;
   // Set by Start, not changed afterwards.
   ScorePlan plan_;
   std::shared_ptr<AdmissionTicket> ticket_;

@@ -60,6 +60,10 @@ absl::Status PrefillJob::Start() {
   context_->metrics->CountPrefix(*context_->cache, cached_tokens_);
   started_at_ = absl::Now();
   context_->metrics->queue_seconds.Observe(Seconds(Queued()));
+  call_->queue_span.End();
+  compute_span_ = call_->span.Child("prefill");
+  compute_span_.Set("baton.computed_tokens", prompt.tokens_to_compute() - cached_tokens_);
+  compute_span_.Set("baton.cached_tokens", cached_tokens_);
   if (prompt.handoff.has_value()) StartHandoff();
   return absl::OkStatus();
 }
@@ -69,6 +73,10 @@ void PrefillJob::StartHandoff() {
   const HandoffOptions& handoff = context_->handoff;
   HandoffSenderOptions options;
   options.request_id = prompt.request.request_id;
+  handoff_span_ = call_->span.Child("baton.worker.v1.Decode/Receive", SpanKind::kClient);
+  handoff_span_.Set("rpc.system", "grpc");
+  handoff_span_.Set("server.address", prompt.handoff->endpoint());
+  options.span = handoff_span_;
   options.deadline = call_->deadline;
   options.encoding = handoff.encoding;
   options.write_delay = handoff.delay;
@@ -138,6 +146,7 @@ void PrefillJob::TakeLogits(const PromptChunk& chunk, absl::Span<const float> lo
   if (!chunk.last) return;
   computed_ = true;
   computed_at_ = absl::Now();
+  compute_span_.End();
   context_->metrics->prefill_seconds.Observe(Seconds(Computing()));
   if (!call_->prompt.score_only) SampleFirstTokens(logits.subspan((chunk.logit_rows - 1) * vocab, vocab));
   if (sender_ != nullptr && !ends_with_first_token()) {
@@ -209,9 +218,25 @@ void PrefillJob::Finish(const PrefillEnd& end) {
   }
   state_.reset();
   call_->kept_state.reset();
+  EndSpans(end);
   if (end.status.ok()) PushDone();
   call_->events->Finish(ToGrpcStatus(end.status));
   Record(end);
+}
+
+void PrefillJob::EndSpans(const PrefillEnd& end) const {
+  const Span& span = call_->span;
+  if (!span) return;
+  if (sender_ != nullptr) {
+    handoff_span_.Set("baton.state_bytes", handoff_outcome_.bytes);
+    handoff_span_.Set("baton.shared_memory_bytes", handoff_outcome_.shared_bytes);
+    if (end.handoff_failure.has_value()) handoff_span_.Fail(end.status.message());
+    handoff_span_.End();
+  }
+  span.Set("baton.cached_tokens", cached_tokens_);
+  span.Set("rpc.grpc.status_code", static_cast<int64_t>(end.status.code()));
+  if (!end.status.ok()) span.Fail(end.status.message());
+  span.End();
 }
 
 void PrefillJob::PushDone() {

@@ -23,6 +23,7 @@
 #include "absl/types/span.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "common/model/model.h"
+#include "common/observe/tracer.h"
 #include "common/rpc/decode_peers.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/handoff_sender.h"
@@ -45,6 +46,9 @@ struct PrefillCall {
   // Fetched from a session: the state of the prompt's first tokens, in memory for all of it. The job takes it.
   absl::optional<SequenceState> kept_state;
   absl::Time accepted;
+  // Of the call, and of its wait for the engine.
+  Span span;
+  Span queue_span;
   std::chrono::system_clock::time_point deadline = std::chrono::system_clock::time_point::max();
   // The stream is over: the client went away, or it was answered.
   std::atomic<bool> ended{false};
@@ -133,6 +137,7 @@ class PrefillJob {
   void PushDone();
   void CountHandoff(const PrefillEnd& end);
   void Record(const PrefillEnd& end) const;
+  void EndSpans(const PrefillEnd& end) const;
   absl::Duration Queued() const;
   absl::Duration Computing() const;
   // Last chunk computed to verified.
@@ -160,6 +165,8 @@ class PrefillJob {
   absl::Status failure_;
   // Once the call is ending.
   HandoffOutcome handoff_outcome_;
+  Span compute_span_;
+  Span handoff_span_;
 
   absl::Time started_at_ = absl::InfiniteFuture();
   absl::Time computed_at_ = absl::InfiniteFuture();

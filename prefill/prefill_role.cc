@@ -77,7 +77,7 @@ absl::Status PrefillRole::Start(const WorkerContext& context) {
   limits.layout = engine_->layout().get();
   limits.state_bytes = context.budget->total();
   limits.channel = context.channel;
-  service_ = std::make_unique<PrefillService>(limits, engine_.get(), metrics_.get(), context.gate);
+  service_ = std::make_unique<PrefillService>(limits, engine_.get(), metrics_.get(), context.gate, context.tracing);
   engine_->Start();
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include "common/rpc/channel.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/trace_metadata.h"
 #include "prefill/session_fetch.h"
 
 namespace baton {
@@ -28,14 +29,16 @@ void Refuse(const PrefillCall& call, const std::string& request_id, int64_t prom
       .With("request_id", request_id.substr(0, kMaxRequestIdBytes))
       .With("prompt_tokens", prompt_tokens)
       .With("error", status);
+  call.span.Fail(status.message());
+  call.span.End();
   call.events->Finish(ToGrpcStatus(status));
 }
 
 }  // namespace
 
 PrefillService::PrefillService(const PrefillLimits& limits, PrefillEngine* engine, PrefillMetrics* metrics,
-                               DrainGate* gate)
-    : limits_(limits), engine_(engine), metrics_(metrics), gate_(gate) {
+                               DrainGate* gate, std::shared_ptr<const Tracing> tracing)
+    : limits_(limits), engine_(engine), metrics_(metrics), gate_(gate), tracing_(std::move(tracing)) {
   absl::MutexLock lock(&engine_link_->mutex);
   engine_link_->engine = engine;
 }
@@ -60,16 +63,29 @@ grpc::ServerWriteReactor<PrefillEvent>* PrefillService::Run(grpc::CallbackServer
   call->events = reactor->handle();
 
   const absl::Status status =
-      entered ? Accept(*request, call)
+      entered ? Accept(*context, *request, call)
               : WithReason(absl::UnavailableError("this prefill worker is draining; try another"), "DRAINING");
   if (!status.ok()) Refuse(*call, request->request_id(), request->tokens_size(), status, metrics_);
   return reactor;
 }
 
-absl::Status PrefillService::Accept(const PrefillRequest& request, const std::shared_ptr<PrefillCall>& call) {
+absl::Status PrefillService::Accept(const grpc::CallbackServerContext& context, const PrefillRequest& request,
+                                    const std::shared_ptr<PrefillCall>& call) {
   BATON_ASSIGN_OR_RETURN(call->prompt, CheckPrefillRequest(request, limits_));
+  BeginTrace(context, call);
   if (FetchFirst(call)) return absl::OkStatus();
+  call->queue_span = call->span.Child("queue");
   return engine_->Submit(call);
+}
+
+void PrefillService::BeginTrace(const grpc::CallbackServerContext& context,
+                                const std::shared_ptr<PrefillCall>& call) const {
+  if (tracing_ == nullptr) return;
+  const SequenceRequest& request = call->prompt.request;
+  call->span = tracing_->tracer().Begin("baton.worker.v1.Prefill/Run", TraceParent(context.client_metadata()),
+                                        request.request_id);
+  call->span.Set("rpc.system", "grpc");
+  call->span.Set("gen_ai.usage.input_tokens", static_cast<int64_t>(request.tokens.size()));
 }
 
 std::shared_ptr<grpc::Channel> PrefillService::Channel(const std::string& endpoint) {
@@ -89,10 +105,15 @@ bool PrefillService::FetchFirst(const std::shared_ptr<PrefillCall>& call) {
   absl::StatusOr<SequenceState> state =
       SequenceState::Create(engine_->layout(), engine_->budget(), prompt.tokens_to_compute());
   if (!state.ok()) return false;
+  const Span fetch = call->span.Child("fetch session", SpanKind::kClient);
+  fetch.Set("server.address", prompt.session->endpoint());
   FetchSession(
       Channel(prompt.session->endpoint()), limits_.request.fingerprint, *prompt.session, call->deadline,
       *std::move(state), [call] { return call->ended.load(std::memory_order_acquire); },
-      [call, link = engine_link_, metrics = metrics_](absl::StatusOr<SequenceState> fetched) {
+      [call, fetch, link = engine_link_, metrics = metrics_](absl::StatusOr<SequenceState> fetched) {
+        if (!fetched.ok()) fetch.Fail(fetched.status().message());
+        fetch.End();
+        call->queue_span = call->span.Child("queue");
         if (fetched.ok()) {
           call->kept_state = *std::move(fetched);
         } else {

@@ -11,6 +11,7 @@
 #include "absl/synchronization/mutex.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
 #include "common/rpc/drain_gate.h"
+#include "common/rpc/tracing.h"
 #include "prefill/prefill_engine.h"
 #include "prefill/prefill_metrics.h"
 #include "prefill/prefill_prompt.h"
@@ -21,7 +22,9 @@ class PrefillService final : public worker::v1::Prefill::CallbackService {
  public:
   // All pointers must outlive the server it is added to. Calls are inside `gate` until they end; none enters once it is
   // closed.
-  PrefillService(const PrefillLimits& limits, PrefillEngine* engine, PrefillMetrics* metrics, DrainGate* gate);
+  // `tracing` may be null.
+  PrefillService(const PrefillLimits& limits, PrefillEngine* engine, PrefillMetrics* metrics, DrainGate* gate,
+                 std::shared_ptr<const Tracing> tracing = nullptr);
 
   grpc::ServerWriteReactor<worker::v1::PrefillEvent>* Run(grpc::CallbackServerContext* context,
                                                           const worker::v1::PrefillRequest* request) override;
@@ -35,7 +38,9 @@ class PrefillService final : public worker::v1::Prefill::CallbackService {
     PrefillEngine* engine ABSL_GUARDED_BY(mutex);
   };
 
-  absl::Status Accept(const worker::v1::PrefillRequest& request, const std::shared_ptr<PrefillCall>& call);
+  absl::Status Accept(const grpc::CallbackServerContext& context, const worker::v1::PrefillRequest& request,
+                      const std::shared_ptr<PrefillCall>& call);
+  void BeginTrace(const grpc::CallbackServerContext& context, const std::shared_ptr<PrefillCall>& call) const;
   // Reads the state that the prompt's session has, then gives the call to the engine; without it, if it cannot be had:
   // then all of the prompt is computed. False: there is nothing to read or no memory for it now.
   bool FetchFirst(const std::shared_ptr<PrefillCall>& call);
@@ -45,6 +50,7 @@ class PrefillService final : public worker::v1::Prefill::CallbackService {
   PrefillEngine* const engine_;
   PrefillMetrics* const metrics_;
   DrainGate* const gate_;
+  const std::shared_ptr<const Tracing> tracing_;
   const std::shared_ptr<EngineLink> engine_link_ = std::make_shared<EngineLink>();
 
   absl::Mutex mutex_;

@@ -10,6 +10,7 @@
 #include "common/base/status_macros.h"
 #include "common/rpc/state_message.h"
 #include "common/rpc/status_mapping.h"
+#include "common/rpc/trace_metadata.h"
 
 namespace baton {
 namespace {
@@ -48,6 +49,7 @@ HandoffSender::HandoffSender(std::shared_ptr<DecodePeer> peer, const StateChunk&
       frames_(state_.fingerprint, *state_.layout, state_.final_position, options.encoding, state_.samples) {
   context_.set_deadline(options.deadline);
   if (!options.request_id.empty()) context_.AddMetadata("x-request-id", options.request_id);
+  AddTraceContext(options.span, &context_);
 }
 
 std::shared_ptr<HandoffSender> HandoffSender::Start(std::shared_ptr<DecodePeer> peer, const StateChunk& head,

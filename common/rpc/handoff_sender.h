@@ -38,6 +38,7 @@
 #include "absl/time/time.h"
 #include "absl/types/optional.h"
 #include "baton/worker/v1/worker.pb.h"
+#include "common/observe/tracer.h"
 #include "common/rpc/decode_peers.h"
 #include "common/state/state_codec.h"
 
@@ -45,6 +46,8 @@ namespace baton {
 
 struct HandoffSenderOptions {
   std::string request_id;
+  // Whose context the call carries.
+  Span span;
   std::chrono::system_clock::time_point deadline = std::chrono::system_clock::time_point::max();
   KvEncoding encoding = KvEncoding::kExact;
   bool offer_shared_memory = false;

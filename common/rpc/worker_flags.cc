@@ -128,6 +128,7 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->type_name("SECONDS")
       ->capture_default_str();
   AddTlsFlags(app, &flags->tls, "other workers");
+  AddTracingFlags(app, &flags->tracing);
   AddLogFlags(app, &flags->log);
   app.add_option("--inject-step-delay-ms", flags->inject_step_delay_ms, "For tests: sleep in each engine step")
       ->check(CLI::Range(0, 60000).description(""))

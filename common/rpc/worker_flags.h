@@ -27,6 +27,7 @@
 #include "common/rpc/etcd.h"
 #include "common/rpc/log_flags.h"
 #include "common/rpc/tls.h"
+#include "common/rpc/tracing.h"
 
 namespace baton {
 
@@ -50,6 +51,7 @@ struct WorkerFlags {
   double grace_seconds = 30;
   LogFlags log;
   TlsFlags tls;
+  TracingFlags tracing;
   // Fault injection for tests.
   int inject_step_delay_ms = 0;
 };

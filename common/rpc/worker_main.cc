@@ -103,6 +103,8 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   context.flags = flags;
   context.channel = tls->Secure(ChannelOptions());
   context.boot_id = NewBootId();
+  BATON_ASSIGN_OR_RETURN(
+      context.tracing, Tracing::Create(flags.tracing, {absl::StrCat("baton-", role_name), context.boot_id}, &metrics));
   BATON_ASSIGN_OR_RETURN(context.model_name, ServedModelName(flags));
   BATON_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(flags.model));
   BATON_ASSIGN_OR_RETURN(const MemoryPlan memory, PlanMemory(flags, checkpoint, *role));
@@ -141,7 +143,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   identity.checkpoint_tokens = role->checkpoint_tokens();
   identity.checkpoint_bytes = role->checkpoint_bytes();
   WorkerService worker_service(MakeWorkerInfo(identity, *model, *model->MakeStateLayout(role->max_run_tokens())),
-                               model->tokenizer(), &load);
+                               model->tokenizer(), &load, context.tracing);
 
   RpcServerOptions server_options;
   server_options.listen = flags.listen;
@@ -189,6 +191,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   role->OnDrained();
   worker_service.EndWatches();
   server.Stop(kStopGrace);
+  context.tracing->Flush();
   Log(Severity::kInfo, "stopped");
   return absl::OkStatus();
 }

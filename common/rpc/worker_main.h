@@ -26,6 +26,7 @@
 #include "common/observe/metrics.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/drain_gate.h"
+#include "common/rpc/tracing.h"
 #include "common/rpc/worker_flags.h"
 #include "common/rpc/worker_service.h"
 #include "common/state/memory_budget.h"
@@ -44,6 +45,7 @@ struct WorkerContext {
   Metrics* metrics = nullptr;
   // The role's engine keeps it up to date.
   LoadReporter* load = nullptr;
+  std::shared_ptr<Tracing> tracing;
   // For connections to other workers.
   ChannelOptions channel;
   // Entered by every request that must finish before the process may end. Closed when draining begins.

@@ -144,8 +144,9 @@ WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, co
   return info;
 }
 
-WorkerService::WorkerService(WorkerInfo info, absl::string_view tokenizer, const LoadReporter* load)
-    : tokenizer_(tokenizer), load_(load), started_(absl::Now()), info_(std::move(info)) {
+WorkerService::WorkerService(WorkerInfo info, absl::string_view tokenizer, const LoadReporter* load,
+                             std::shared_ptr<const Tracing> tracing)
+    : tokenizer_(tokenizer), load_(load), tracing_(std::move(tracing)), started_(absl::Now()), info_(std::move(info)) {
   watch_thread_ = std::thread([this] { WatchLoop(); });
 }
 
@@ -165,6 +166,16 @@ grpc::ServerUnaryReactor* WorkerService::GetInfo(grpc::CallbackServerContext* co
     *response = info_;
   }
   response->set_uptime_seconds(absl::ToDoubleSeconds(absl::Now() - started_));
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* WorkerService::GetSpans(grpc::CallbackServerContext* context,
+                                                  const worker::v1::GetSpansRequest* request,
+                                                  worker::v1::GetSpansResponse* response) {
+  if (tracing_ != nullptr)
+    *response->mutable_spans() = tracing_->Remembered(request->request_id(), request->trace_id());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

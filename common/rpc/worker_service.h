@@ -1,4 +1,5 @@
-// baton.worker.v1.Worker: what a gateway asks any worker. Who are you, give me your tokenizer, how busy are you.
+// baton.worker.v1.Worker: what a gateway asks any worker. Who are you, give me your tokenizer, how busy are you, what
+// do you remember of this request.
 //
 //   LoadReporter load(&budget);                       // the engine calls load.SetRunning(...) and so on
 //   WorkerService service(MakeWorkerInfo(...), model.tokenizer(), &load);
@@ -27,6 +28,7 @@
 #include "common/model/model.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/prefix_summary.h"
+#include "common/rpc/tracing.h"
 #include "common/state/memory_budget.h"
 #include "common/state/state_layout.h"
 
@@ -97,7 +99,9 @@ std::string TokenizerHash(absl::string_view tokenizer);
 class WorkerService final : public worker::v1::Worker::CallbackService {
  public:
   // `load` and `tokenizer`'s bytes must outlive it. `info.uptime_seconds` is filled in at each call.
-  WorkerService(worker::v1::WorkerInfo info, absl::string_view tokenizer, const LoadReporter* load);
+  // `tracing` may be null.
+  WorkerService(worker::v1::WorkerInfo info, absl::string_view tokenizer, const LoadReporter* load,
+                std::shared_ptr<const Tracing> tracing = nullptr);
   ~WorkerService() override;
   WorkerService(const WorkerService&) = delete;
 
@@ -112,6 +116,8 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
       grpc::CallbackServerContext* context, const worker::v1::GetTokenizerRequest* request) override;
   grpc::ServerWriteReactor<worker::v1::Load>* WatchLoad(grpc::CallbackServerContext* context,
                                                         const worker::v1::WatchLoadRequest* request) override;
+  grpc::ServerUnaryReactor* GetSpans(grpc::CallbackServerContext* context, const worker::v1::GetSpansRequest* request,
+                                     worker::v1::GetSpansResponse* response) override;
 
  private:
   struct Watcher {
@@ -130,6 +136,7 @@ class WorkerService final : public worker::v1::Worker::CallbackService {
 
   const absl::string_view tokenizer_;
   const LoadReporter* const load_;
+  const std::shared_ptr<const Tracing> tracing_;
   const absl::Time started_;
 
   absl::Mutex mutex_;

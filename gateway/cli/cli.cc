@@ -103,8 +103,9 @@ int RunCli(std::vector<std::string> arguments, Terminal& terminal, Interrupt& in
   AddGlobalOptions(app, &session.options, &no_color);
   const std::vector<Command> commands = {
       AddGenerate(app, session),   AddChat(app, session),   AddScore(app, session),  AddTokenize(app, session),
-      AddDetokenize(app, session), AddModels(app, session), AddStatus(app, session), AddHealth(app, session),
-      AddSynth(app, session),      AddPack(app, session),   AddKey(app, session),    AddVersion(app, session),
+      AddDetokenize(app, session), AddModels(app, session), AddStatus(app, session), AddTrace(app, session),
+      AddHealth(app, session),     AddSynth(app, session),  AddPack(app, session),   AddKey(app, session),
+      AddVersion(app, session),
   };
   for (const Command& command : commands) {
     command.app->fallthrough();

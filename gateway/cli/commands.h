@@ -24,6 +24,7 @@ Command AddTokenize(CLI::App& app, Session& session);
 Command AddDetokenize(CLI::App& app, Session& session);
 Command AddModels(CLI::App& app, Session& session);
 Command AddStatus(CLI::App& app, Session& session);
+Command AddTrace(CLI::App& app, Session& session);
 Command AddHealth(CLI::App& app, Session& session);
 Command AddSynth(CLI::App& app, Session& session);
 Command AddPack(CLI::App& app, Session& session);

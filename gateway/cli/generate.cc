@@ -90,6 +90,11 @@ absl::Status PrintEvents(Session& session, const v1::GenerateRequest& request) {
       &answer);
 }
 
+// Below an answer; the request's id is for `baton trace`.
+std::string Note(const Answer& answer, const v1::Finished& finished) {
+  return absl::StrCat(Summary(finished), "; ", WithoutControls(answer.started.request_id()));
+}
+
 absl::Status PrintText(Session& session, const v1::GenerateRequest& request, bool stream, bool logprobs) {
   Terminal& terminal = session.terminal();
   TextPrinter printer(terminal);
@@ -106,7 +111,7 @@ absl::Status PrintText(Session& session, const v1::GenerateRequest& request, boo
   }
   if (logprobs) BATON_RETURN_IF_ERROR(terminal.Out(absl::StrCat("\nanswer:\n", LogprobLines(answer.logprobs))));
   if (session.interactive()) {
-    terminal.Note(terminal.PaintNote(Terminal::Style::kDim, Summary(answer.finished)) + "\n");
+    terminal.Note(terminal.PaintNote(Terminal::Style::kDim, Note(answer, answer.finished)) + "\n");
   }
   return absl::OkStatus();
 }
@@ -140,7 +145,7 @@ absl::Status PrintChoices(Session& session, const v1::GenerateRequest& request) 
     // Each choice's end is in its title.
     whole.set_reason(v1::FINISH_REASON_STOP);
     whole.clear_match();
-    terminal.Note(terminal.PaintNote(Terminal::Style::kDim, Summary(whole)) + "\n");
+    terminal.Note(terminal.PaintNote(Terminal::Style::kDim, Note(answer, whole)) + "\n");
   }
   return absl::OkStatus();
 }

@@ -54,6 +54,7 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
   bool cut_short = false;
   v1::ListModelsResponse models;
   v1::GetStatusResponse fleet_status;
+  v1::GetTraceResponse trace;
   std::function<v1::ScoreResponse(const v1::ScoreRequest&)> score;
 
   void AddModel(const std::string& name, bool ready) {
@@ -207,6 +208,14 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
   grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::GetStatusResponse* response) override {
     if (!failure.ok()) return ToGrpcStatus(failure);
     *response = fleet_status;
+    return grpc::Status::OK;
+  }
+
+  grpc::Status GetTrace(grpc::ServerContext*, const v1::GetTraceRequest* request,
+                        v1::GetTraceResponse* response) override {
+    if (!failure.ok()) return ToGrpcStatus(failure);
+    *response = trace;
+    response->set_request_id(request->request_id());
     return grpc::Status::OK;
   }
 

@@ -226,7 +226,7 @@ TEST_F(GenerateTest, PeopleGetTheFirstReadyModelAndAreTold) {
   EXPECT_EQ(gateway_.last_request().model(), "beta");
   EXPECT_THAT(baton.screen(), HasSubstr("using beta; --model chooses another: delta, gamma"));
   EXPECT_THAT(baton.screen(), HasSubstr("The capital of France is Paris.\r\n"));
-  EXPECT_THAT(baton.screen(), HasSubstr("14 prompt + 3 output tokens, first after 12 ms, 100 tokens/s"));
+  EXPECT_THAT(baton.screen(), HasSubstr("14 prompt + 3 output tokens, first after 12 ms, 100 tokens/s; req-1"));
 }
 
 TEST_F(GenerateTest, OneModelNeedsNoWords) {

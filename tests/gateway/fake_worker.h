@@ -44,6 +44,9 @@ template <typename Request, typename Event>
 class FakeCall {
  public:
   Request request;
+  // Of its metadata; empty: none.
+  std::string traceparent;
+  std::string tracestate;
 
   bool Push(Event event) { return handle_->Push(std::move(event)); }
   void Finish(const grpc::Status& status = grpc::Status::OK) { handle_->Finish(status); }
@@ -117,6 +120,8 @@ class FakeWorker : public Service {
   grpc::ServerWriteReactor<Event>* Run(grpc::CallbackServerContext* context, const Request* request) override {
     auto call = std::make_shared<Call>();
     call->request = *request;
+    call->traceparent = MetadataOf(*context, "traceparent");
+    call->tracestate = MetadataOf(*context, "tracestate");
     auto* const writer = new EventWriter<Event>(1 << 20, [end = call->end_] {
       std::lock_guard<std::mutex> lock(end->mutex);
       end->over = true;
@@ -142,6 +147,12 @@ class FakeWorker : public Service {
   LoadReporter& load() { return load_; }
 
  private:
+  static std::string MetadataOf(const grpc::CallbackServerContext& context, const char* key) {
+    const auto found = context.client_metadata().find(key);
+    if (found == context.client_metadata().end()) return "";
+    return std::string(found->second.data(), found->second.size());
+  }
+
   MemoryBudget budget_;
   LoadReporter load_;
   worker::v1::WorkerInfo info_;

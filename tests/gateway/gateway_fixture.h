@@ -32,7 +32,9 @@ inline grpc::Status Unavailable(const char* reason = nullptr) {
 class ClientStream {
  public:
   ClientStream(v1::Inference::Stub* stub, const v1::GenerateRequest& request,
-               std::optional<std::chrono::milliseconds> timeout = std::nullopt) {
+               std::optional<std::chrono::milliseconds> timeout = std::nullopt,
+               const std::vector<std::pair<std::string, std::string>>& metadata = {}) {
+    for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
     if (timeout.has_value()) context.set_deadline(std::chrono::system_clock::now() + *timeout);
     reader = stub->GenerateStream(&context, request);
   }

@@ -33,8 +33,9 @@ from fleet import GEMMA, RECURRENT, Fleet
 from messages import chat, exactly
 
 # Small, so that they are full early on.
-PREFILL_FLAGS = ["--prefix-cache", "8MiB"]
-DECODE_FLAGS = ["--session-ttl", "5"]
+PREFILL_FLAGS = ["--prefix-cache", "8MiB", "--trace-history", "100"]
+DECODE_FLAGS = ["--session-ttl", "5", "--trace-history", "100"]
+GATEWAY_FLAGS = ["--trace-history", "100"]
 SAMPLES = 120
 Sample = collections.namedtuple("Sample", ["seconds", "memory", "threads", "files"])
 
@@ -241,7 +242,8 @@ def main():
     directory = tempfile.mkdtemp(prefix="baton-soak-")
     fleet = None
     try:
-        fleet = Fleet(directory, models=[GEMMA, RECURRENT], prefill_flags=PREFILL_FLAGS, decode_flags=DECODE_FLAGS)
+        fleet = Fleet(directory, models=[GEMMA, RECURRENT], prefill_flags=PREFILL_FLAGS, decode_flags=DECODE_FLAGS,
+                      gateway_flags=GATEWAY_FLAGS)
         usage = Usage(fleet)
         load = Load(fleet, options)
         try:
