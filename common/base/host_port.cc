@@ -14,7 +14,7 @@ absl::optional<HostPort> SplitHostPort(absl::string_view text) {
 }
 
 std::string HostPortProblem(absl::string_view text) {
-  const std::string problem = absl::StrCat("expected HOST:PORT, got \"", std::string(text), "\"");
+  std::string problem = absl::StrCat("expected HOST:PORT, got \"", std::string(text), "\"");
   const size_t colon = text.rfind(':');
   if (colon == absl::string_view::npos || colon == 0) return problem;
   const absl::string_view host = text.substr(0, colon);

@@ -26,18 +26,17 @@ struct PageRange {
   size_t bytes = 0;
 };
 
+size_t BytesIntoPage(const void* data) { return reinterpret_cast<uintptr_t>(data) % PageBytes(); }
+
 PageRange PagesWithin(const void* data, size_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t page = PageBytes();
-  const uintptr_t begin = (address + page - 1) / page * page;
-  const uintptr_t end = (address + bytes) / page * page;
-  return {reinterpret_cast<void*>(begin), end > begin ? end - begin : 0};
+  const size_t skipped = (PageBytes() - BytesIntoPage(data)) % PageBytes();
+  if (skipped > bytes) return {};
+  return {static_cast<char*>(const_cast<void*>(data)) + skipped, (bytes - skipped) / PageBytes() * PageBytes()};
 }
 
 PageRange PagesAround(const void* data, size_t bytes) {
-  const auto address = reinterpret_cast<uintptr_t>(data);
-  const uintptr_t begin = address / PageBytes() * PageBytes();
-  return {reinterpret_cast<void*>(begin), address + bytes - begin};
+  const size_t before = BytesIntoPage(data);
+  return {static_cast<char*>(const_cast<void*>(data)) - before, before + bytes};
 }
 
 }  // namespace
