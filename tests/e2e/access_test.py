@@ -65,7 +65,7 @@ def fleet(launch, keys):
 
 def all_calls(fleet, metadata):
     """Every RPC of the public API."""
-    prompt = chat(SECRET_PROMPT, stopping=exactly(1))
+    prompt = chat(SECRET_PROMPT, stopping=exactly(1), request_id="of-all-calls")
     text = pb.TextPrompt(text=SECRET_PROMPT)
     inference = fleet.inference
     return {
@@ -80,6 +80,9 @@ def all_calls(fleet, metadata):
                                                    timeout=60),
         "ListModels": lambda: inference.ListModels(pb.ListModelsRequest(), metadata=metadata, timeout=60),
         "GetStatus": lambda: fleet.fleet.GetStatus(pb.GetStatusRequest(), metadata=metadata, timeout=60),
+        # Of the calls before it.
+        "GetTrace": lambda: fleet.fleet.GetTrace(pb.GetTraceRequest(request_id=prompt.request_id), metadata=metadata,
+                                                 timeout=60),
     }
 
 
