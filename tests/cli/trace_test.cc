@@ -104,7 +104,7 @@ TEST_F(TraceTest, Picture) {
   EXPECT_THAT(row("GenerateStream"), HasSubstr("####"));
   EXPECT_EQ(row("  queue").substr(0, 30), "gw     0 us     10 ms    queue");
   EXPECT_THAT(row("* first token"), Not(HasSubstr("#")));
-  EXPECT_EQ(row("D2    ").substr(0, 41), "D2    51 ms     48 ms        Decode/Run  ");
+  EXPECT_EQ(row("D2    51 ms").substr(0, 41), "D2    51 ms     48 ms        Decode/Run  ");
   EXPECT_THAT(result.out, HasSubstr("! lost: decode worker 10.0.0.2:7201: connection reset\n"));
   EXPECT_THAT(result.out, HasSubstr("missing: the part of 10.0.0.2:7201: the worker does not answer: refused\n"));
   // In the order of time, children below their parents.
