@@ -122,6 +122,8 @@ TEST_F(TraceTest, Picture) {
 TEST_F(TraceTest, FitsTheTerminal) {
   for (const int columns : {40, 60, 80, 200}) {
     BatonOnTerminal baton({"--gateway", gateway_.address(), "--no-color", "trace", "req-1"}, columns);
+    // What the program has written may reach the screen after its end.
+    EXPECT_TRUE(baton.WaitFor("worker does not answer: refused"));
     EXPECT_EQ(baton.ExitCode(), 0);
     const std::string screen = baton.screen();
     EXPECT_THAT(screen, HasSubstr("Inference/Gener"));
