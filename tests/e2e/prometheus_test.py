@@ -29,7 +29,8 @@ SECURED = re.compile("baton_(client_|unauthenticated_|api_keys|reloads_|tls_)")
 
 class Prometheus:
     def __init__(self, directory, targets):
-        config = {"global": {"scrape_interval": "250ms", "scrape_timeout": "250ms"},
+        # A loaded machine may take its time to answer.
+        config = {"global": {"scrape_interval": "2s", "scrape_timeout": "2s"},
                   "scrape_configs": [{"job_name": "baton", "static_configs": [{"targets": targets}]}]}
         (directory / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
         self.log_path = directory / "prometheus.log"
