@@ -126,15 +126,11 @@ def test_a_thousand_cancelled_handoffs_leave_nothing(launch_for_test):
                 stream.cancel()
         fleet.wait_idle(timeout=60)
 
-    def resident(process):
-        text = (pathlib.Path("/proc") / str(process.pid) / "status").read_text()
-        return int(text.split("VmRSS:")[1].split()[0]) << 10
-
     rush(25)
-    before = {id(worker): resident(worker) for worker in fleet.workers()}
+    before = {id(worker): worker.resident_bytes() for worker in fleet.workers()}
     rush(125)
     for worker in fleet.workers():
-        assert resident(worker) < before[id(worker)] + (48 << 20), worker.role
+        assert worker.resident_bytes() < before[id(worker)] + (48 << 20), worker.role
     assert len(memory_files(fleet.prefills[0])) <= 2, "one memory for the pair"
     assert not memory_files(fleet.decodes[0])
     assert len(Answer(fleet.stream(long_request(200, 3))).ids) == 3

@@ -2,7 +2,6 @@
 does not let memory grow without bound."""
 import contextlib
 import os
-import pathlib
 import random
 import resource
 import socket
@@ -34,13 +33,6 @@ def fleet(launch):
     return launch()
 
 
-def memory(process):
-    for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no VmRSS")
-
-
 @contextlib.contextmanager
 def under_attack(fleet, *targets):
     """A good client is served all the while, and `targets` stay within their memory."""
@@ -57,7 +49,7 @@ def under_attack(fleet, *targets):
                 except grpc.RpcError as error:
                     errors.append(error)
 
-    before = [memory(process) for process in targets]
+    before = [process.resident_bytes() for process in targets]
     client = threading.Thread(target=good_client)
     client.start()
     try:
@@ -71,7 +63,7 @@ def under_attack(fleet, *targets):
     assert not errors and len(set(answers)) == 1
     for process, bytes_before in zip(targets, before):
         assert process.running(), process.log_tail()
-        assert memory(process) - bytes_before < ALLOWED_GROWTH
+        assert process.resident_bytes() - bytes_before < ALLOWED_GROWTH
     fleet.wait_idle()
 
 
@@ -228,7 +220,7 @@ def test_many_connections(fleet):
             try:
                 for _ in range(2000):
                     peers.append(Peer(fleet.gateway.address))
-                assert memory(fleet.gateway) < 1024 * MIB
+                assert fleet.gateway.resident_bytes() < 1024 * MIB
             finally:
                 for peer in peers:
                     peer.close()
