@@ -39,6 +39,23 @@ class RegistryTest : public ::testing::Test {
     return workers.at(0);
   }
 
+  // What the name means from now on; no addresses: it does not resolve.
+  void SetAddresses(std::vector<std::string> addresses) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    addresses_ = std::move(addresses);
+  }
+  auto Resolver(const std::string& name) {
+    return [this, name](const std::string& target) -> absl::StatusOr<std::vector<std::string>> {
+      EXPECT_EQ(target, name);
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (addresses_.empty()) return absl::UnavailableError("no such name");
+      return addresses_;
+    };
+  }
+
+  // The registry resolves to its end.
+  std::mutex mutex_;
+  std::vector<std::string> addresses_;
   std::unique_ptr<WorkerRegistry> registry_;
 };
 
@@ -88,32 +105,22 @@ TEST_F(RegistryTest, AModelWithoutTokenizerIsServed) {
 TEST_F(RegistryTest, OneNameManyWorkers) {
   FakeDecode a;
   FakeDecode b;
-  std::mutex mutex;
-  std::vector<std::string> addresses = {a.address()};
+  SetAddresses({a.address()});
   WorkerRegistryOptions options;
   options.decode = {"decode.test:7201"};
-  options.resolver = [&](const std::string& target) -> absl::StatusOr<std::vector<std::string>> {
-    EXPECT_EQ(target, "decode.test:7201");
-    std::lock_guard<std::mutex> lock(mutex);
-    if (addresses.empty()) return absl::UnavailableError("no such name");
-    return addresses;
-  };
+  options.resolver = Resolver("decode.test:7201");
   Start(options);
   ASSERT_TRUE(Has(a.address(), WorkerState::kServing));
-  const auto list = [&](std::vector<std::string> now) {
-    std::lock_guard<std::mutex> lock(mutex);
-    addresses = std::move(now);
-  };
-  list({a.address(), b.address()});
+  SetAddresses({a.address(), b.address()});
   ASSERT_TRUE(Has(b.address(), WorkerState::kServing));
   // No longer listed, but healthy: followed to its end, then dropped.
-  list({b.address()});
+  SetAddresses({b.address()});
   EXPECT_EQ(registry_->Workers().size(), 2u);
   a.Die();
   EXPECT_TRUE(Eventually([&] { return registry_->Workers().size() == 1; }));
   EXPECT_EQ(Only().endpoint, b.address());
   // A name that stops resolving takes nobody with it, and is shown.
-  list({});
+  SetAddresses({});
   ASSERT_TRUE(Has("decode.test:7201", WorkerState::kUnreachable));
   EXPECT_TRUE(Has(b.address(), WorkerState::kServing));
 }
@@ -121,11 +128,10 @@ TEST_F(RegistryTest, OneNameManyWorkers) {
 TEST_F(RegistryTest, OneProcessAtTwoAddressesCountsOnce) {
   FakePrefill prefill;
   const std::string port = prefill.address().substr(prefill.address().rfind(':'));
+  SetAddresses({"127.0.0.1" + port, "localhost" + port});
   WorkerRegistryOptions options;
   options.prefill = {"two.test:1"};
-  options.resolver = [&](const std::string&) -> absl::StatusOr<std::vector<std::string>> {
-    return std::vector<std::string>{"127.0.0.1" + port, "localhost" + port};
-  };
+  options.resolver = Resolver("two.test:1");
   Start(options);
   ASSERT_TRUE(Eventually([&] {
     const std::vector<WorkerSnapshot> workers = registry_->Workers();
@@ -186,14 +192,10 @@ TEST_F(RegistryTest, WorkersOfADirectory) {
 TEST_F(RegistryTest, ALostWorkersNameIsResolvedAtOnce) {
   FakeDecode a;
   FakeDecode b;
-  std::mutex mutex;
-  std::string address = a.address();
+  SetAddresses({a.address()});
   WorkerRegistryOptions options;
   options.decode = {"decode.test:7201"};
-  options.resolver = [&](const std::string&) -> absl::StatusOr<std::vector<std::string>> {
-    std::lock_guard<std::mutex> lock(mutex);
-    return std::vector<std::string>{address};
-  };
+  options.resolver = Resolver("decode.test:7201");
   options.link.first_pause = std::chrono::milliseconds(5);
   // Longer than a test may take.
   options.resolve_interval = std::chrono::hours(1);
@@ -201,10 +203,7 @@ TEST_F(RegistryTest, ALostWorkersNameIsResolvedAtOnce) {
   registry_ = std::make_unique<WorkerRegistry>(std::move(options));
   registry_->Start();
   ASSERT_TRUE(Has(a.address(), WorkerState::kServing));
-  {
-    std::lock_guard<std::mutex> lock(mutex);
-    address = b.address();
-  }
+  SetAddresses({b.address()});
   a.Die();
   EXPECT_TRUE(Has(b.address(), WorkerState::kServing));
 }
