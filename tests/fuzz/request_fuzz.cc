@@ -66,7 +66,10 @@ void HoldGenerate(const v1::GenerateRequest& request, const std::shared_ptr<cons
   if (!plan.ok()) return HoldRefusal(plan.status());
   const RequestLimits limits = LimitsOf(*model);
   for (const PromptPlace place : {PromptPlace::kPrefillWorker, PromptPlace::kDecodeWorker}) {
-    BATON_CHECK(CheckRequest(MakeDecodeRequest(*plan, place), limits).ok());
+    Route route;
+    route.prompt_place = place;
+    route.standbys = {{"127.0.0.1:2", nullptr}, {"127.0.0.1:3", nullptr}};
+    BATON_CHECK(CheckRequest(MakeDecodeRequest(*plan, route), limits).ok());
   }
   worker::v1::Reservation reservation;
   reservation.set_endpoint("127.0.0.1:1");
