@@ -1,10 +1,9 @@
 #include "common/rpc/etcd.h"
 
 #include <grpcpp/create_channel.h>
-#include <grpcpp/security/credentials.h>
 
-#include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/service_tls.h"
 #include "common/rpc/worker_flags.h"
 
 namespace baton {
@@ -26,21 +25,10 @@ void AddEtcdFlags(CLI::App& app, EtcdOptions* options) {
       })
       ->type_name("KEY/")
       ->capture_default_str();
-  app.add_option("--etcd-ca", options->tls.ca, "Speak TLS to etcd; PEM file of who signed its certificate")
-      ->type_name("FILE");
-  app.add_option("--etcd-cert", options->tls.cert, "PEM file of the certificate to show etcd")->type_name("FILE");
-  app.add_option("--etcd-key", options->tls.key, "PEM file of that certificate's key")->type_name("FILE");
+  AddServiceTlsFlags(app, "etcd", "etcd", &options->tls);
 }
 
-absl::Status CheckEtcdOptions(const EtcdOptions& options) {
-  if (options.tls.cert.empty() != options.tls.key.empty()) {
-    return absl::InvalidArgumentError("--etcd-cert and --etcd-key go together");
-  }
-  if (options.tls.ca.empty() && !options.tls.cert.empty()) {
-    return absl::InvalidArgumentError("--etcd-cert needs --etcd-ca, which makes the connection TLS");
-  }
-  return LoadTlsMaterial(options.tls).status();
-}
+absl::Status CheckEtcdOptions(const EtcdOptions& options) { return CheckServiceTls("etcd", options.tls); }
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> NewEtcdChannel(const EtcdOptions& options, const std::string& endpoint) {
   grpc::ChannelArguments arguments;
@@ -50,10 +38,8 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> NewEtcdChannel(const EtcdOptions&
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  if (options.tls.ca.empty()) return grpc::CreateCustomChannel(endpoint, grpc::InsecureChannelCredentials(), arguments);
-  BATON_ASSIGN_OR_RETURN(const TlsMaterial material, LoadTlsMaterial(options.tls));
-  const grpc::SslCredentialsOptions credentials = {material.roots, material.identity, material.identity};
-  return grpc::CreateCustomChannel(endpoint, grpc::SslCredentials(credentials), arguments);
+  BATON_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::ChannelCredentials> credentials, ServiceCredentials(options.tls));
+  return grpc::CreateCustomChannel(endpoint, credentials, arguments);
 }
 
 std::string EtcdPrefixEnd(std::string prefix) {

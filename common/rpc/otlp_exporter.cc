@@ -1,7 +1,6 @@
 #include "common/rpc/otlp_exporter.h"
 
 #include <grpcpp/client_context.h>
-#include <grpcpp/security/credentials.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,6 +12,7 @@
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
 #include "common/rpc/channel.h"
+#include "common/rpc/service_tls.h"
 #include "common/rpc/status_mapping.h"
 #include "otlp/trace.grpc.pb.h"
 
@@ -26,10 +26,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OtlpExporterOptions
   ChannelOptions channel;
   // Collectors hang up on those that ping often; calls have deadlines anyway.
   channel.keepalive_ms = std::numeric_limits<int>::max();
-  if (!options.tls.ca.empty()) {
-    BATON_ASSIGN_OR_RETURN(const TlsMaterial material, LoadTlsMaterial(options.tls));
-    channel.credentials = grpc::SslCredentials({material.roots, material.identity, material.identity});
-  }
+  BATON_ASSIGN_OR_RETURN(channel.credentials, ServiceCredentials(options.tls));
   return NewChannel(options.endpoint, channel);
 }
 

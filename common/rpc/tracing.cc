@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/strings/numbers.h"
 #include "common/base/status_macros.h"
+#include "common/rpc/real_range.h"
+#include "common/rpc/service_tls.h"
 #include "common/rpc/worker_flags.h"
 
 namespace baton {
@@ -16,16 +17,10 @@ constexpr absl::Duration kFlushTime = absl::Seconds(2);
 constexpr int kMaxRememberedSpans = 20000;
 
 absl::Status Check(const TracingFlags& flags) {
-  if (flags.tls.cert.empty() != flags.tls.key.empty()) {
-    return absl::InvalidArgumentError("--otlp-cert and --otlp-key go together");
-  }
-  if (flags.tls.ca.empty() && !flags.tls.cert.empty()) {
-    return absl::InvalidArgumentError("--otlp-cert needs --otlp-ca, which makes the connection TLS");
-  }
   if (flags.endpoint.empty() && !flags.tls.ca.empty()) {
     return absl::InvalidArgumentError("--otlp-ca needs --otlp-endpoint: there is no connection without it");
   }
-  return LoadTlsMaterial(flags.tls).status();
+  return CheckServiceTls("otlp", flags.tls);
 }
 
 }  // namespace
@@ -35,23 +30,12 @@ void AddTracingFlags(CLI::App& app, TracingFlags* flags) {
                  "OpenTelemetry collector to send spans to by OTLP over gRPC, such as 127.0.0.1:4317 (default: none)")
       ->check(IsHostPort())
       ->type_name("HOST:PORT");
-  app.add_option("--otlp-ca", flags->tls.ca,
-                 "Speak TLS to the collector and trust these authorities (PEM), or \"system\"")
-      ->type_name("FILE|system");
-  app.add_option("--otlp-cert", flags->tls.cert, "Certificate to show to the collector (PEM)")->type_name("FILE");
-  app.add_option("--otlp-key", flags->tls.key, "Its private key (PEM)")->type_name("FILE");
-  app.add_option_function<std::string>(
-         "--trace-ratio",
-         [flags](const std::string& text) {
-           double ratio = 0;
-           // Written so that NaN fails.
-           if (!absl::SimpleAtod(text, &ratio) || !(ratio >= 0 && ratio <= 1)) {
-             throw CLI::ValidationError("--trace-ratio", "expected 0 to 1, got \"" + text + "\"");
-           }
-           flags->ratio = ratio;
-         },
+  AddServiceTlsFlags(app, "otlp", "the collector", &flags->tls);
+  app.add_option_function<double>(
+         "--trace-ratio", [flags](const double& ratio) { flags->ratio = ratio; },
          "Share of requests that are traced for the collector, 0 to 1; requests that come with a traceparent are as it "
          "says (default: 1 with --otlp-endpoint)")
+      ->check(RealRange(0, 1).description(""))
       ->type_name("RATIO");
   app.add_option("--trace-history", flags->history,
                  "Requests that are remembered for `baton trace`, collector or not; 0: none")
