@@ -6,6 +6,8 @@
 #include "absl/time/time.h"
 #include "common/base/status_macros.h"
 #include "gateway/cli/commands.h"
+#include "gateway/cli/json_output.h"
+#include "gateway/cli/trace_json.h"
 #include "gateway/cli/trace_picture.h"
 
 namespace baton::cli {

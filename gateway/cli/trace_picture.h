@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "baton/v1/inference.pb.h"
-#include "gateway/cli/json_output.h"
 #include "gateway/cli/terminal.h"
 
 namespace baton::cli {
@@ -28,9 +27,5 @@ struct TracePictureOptions {
 // Without newlines. At least the request's own span must be there.
 std::vector<std::string> TracePicture(const v1::GetTraceResponse& response, const Terminal& terminal,
                                       const TracePictureOptions& options);
-
-// As OpenTelemetry's JSON for files and collectors ({"resourceSpans": ...}), so that other programs read it; with
-// request_id, trace_id and missing beside it.
-Json TraceToJson(const v1::GetTraceResponse& response);
 
 }  // namespace baton::cli
