@@ -23,6 +23,7 @@
 #include "common/base/lock_order.h"
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
+#include "common/rpc/real_range.h"
 #include "common/rpc/shutdown_signal.h"
 
 namespace baton {
@@ -64,7 +65,7 @@ void AddOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(0, 1023))
       ->capture_default_str();
   app.add_option("--seconds", cost.seconds, "Length of each measurement")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(RealRange(0.1, 3600.0))
       ->capture_default_str();
   app.add_option("--repeat", flags->repeat, "Passes; medians are told")
       ->check(CLI::Range(1, 100))
@@ -86,7 +87,7 @@ void AddOptions(CLI::App& app, Flags* flags) {
       ->capture_default_str();
   app.add_option("--rates", flags->rates, "Streams and floor: tokens a second that the workers sample in all")
       ->delimiter(',')
-      ->check(CLI::Range(1.0, 1e8))
+      ->check(RealRange(1.0, 1e8))
       ->capture_default_str();
   app.add_option("--idle-streams", flags->idle_streams, "Idle: streams open at a time")
       ->check(CLI::Range(1, 1000000))

@@ -22,13 +22,12 @@ import subprocess
 import tempfile
 import threading
 import time
-import urllib.request
 
 import grpc
 
 from baton.v1 import inference_pb2 as pb
 from baton.v1 import inference_pb2_grpc
-from fleet_processes import Fleet
+from fleet_processes import Fleet, metric
 
 INTERVALS = [0, 64, 256]
 VOCABULARY = 2048
@@ -46,12 +45,6 @@ def make_model(bin_dir, directory):
     return str(directory / "shape")
 
 
-def metric(url, name, label=""):
-    text = urllib.request.urlopen(url).read().decode()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
-               if line.startswith(name + "{") and label in line)
-
-
 class Setup:
     def __init__(self, build, model, interval, cached):
         self.interval, self.cached = interval, cached
@@ -60,14 +53,16 @@ class Setup:
         cache = [] if cached else ["--prefix-cache", "off"]
         prefill = self.fleet.start("baton-prefill", *self.common, *cache)
         self.flags = ["--checkpoint-tokens", str(interval)]
-        self.decodes = [(self.fleet.start("baton-decode", *self.common, *self.flags), self.fleet.processes[-1])
-                        for _ in range(2)]
+        self.decodes = [self.start_decode() for _ in range(2)]
         workers = ["--prefill-worker", prefill["listen"]]
         for fields, _ in self.decodes:
             workers += ["--decode-worker", fields["listen"]]
         self.gateway = self.fleet.start("baton-gateway", *workers, "--metrics", "127.0.0.1:0")
         self.stub = inference_pb2_grpc.InferenceStub(grpc.insecure_channel(self.gateway["listen"]))
         self.pauses, self.gaps, self.sources = [], [], {}
+
+    def start_decode(self, **where):
+        return self.fleet.start("baton-decode", *self.common, *self.flags, **where), self.fleet.processes[-1]
 
     def stream(self, prompt_tokens, new_tokens, chance):
         prompt = [2] + [chance.randrange(300, VOCABULARY) for _ in range(prompt_tokens - 1)]
@@ -102,12 +97,7 @@ class Setup:
         self.pauses.append(pause)
         fields, process = self.decodes[victim]
         process.wait()
-        listen = fields["listen"]
-        command = [str(self.fleet.bin_dir / "baton-decode"), "--listen", listen, *self.common, *self.flags]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.fleet.processes.append(process)
-        ready = dict(field.split("=", 1) for field in process.stdout.readline().decode().split()[1:])
-        self.decodes[victim] = (ready, process)
+        self.decodes[victim] = self.start_decode(listen=fields["listen"])
 
     def pace(self, new_tokens, seed):
         self.wait_serving()

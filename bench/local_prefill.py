@@ -13,9 +13,8 @@ import json
 import statistics
 import subprocess
 import sys
-import urllib.request
 
-from fleet_processes import Fleet
+from fleet_processes import Fleet, metric
 
 
 def measure(bench, setups, length, streams, seconds):
@@ -23,12 +22,6 @@ def measure(bench, setups, length, streams, seconds):
                              "--streams", str(streams), "--long-prompt-tokens", str(length), "--phase-seconds",
                              str(seconds), "--quiet", "--json", "-"], check=True, stdout=subprocess.PIPE).stdout
     return {setup["name"]: setup for setup in json.loads(output)["setups"]}
-
-
-def local_prefills(metrics):
-    text = urllib.request.urlopen(metrics).read().decode()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
-               if line.startswith("baton_local_prefills_total{"))
 
 
 def main():
@@ -60,7 +53,7 @@ def main():
               "| prompts/s: may | may not | computed by decode |")
         print("|---" * 12 + "|", flush=True)
         for length in options.lengths.split(","):
-            before = local_prefills(decode["metrics"])
+            before = metric(decode["metrics"], "baton_local_prefills_total")
             rounds = [measure(fleet.bin_dir / "bench_serve", setups[::1 - 2 * (i % 2)], length, options.streams, options.seconds)
                       for i in range(options.rounds)]
 
@@ -73,7 +66,7 @@ def main():
                 row += [f"{quiet[figure]:.1f}", *(median(name, "loaded_seconds", figure) for name, _ in setups)]
             row += [median(name, None, "prompts_per_second", 1) for name, _ in setups]
             # The streams' own prompts are among them.
-            row.append(f"{local_prefills(decode['metrics']) - before:.0f}")
+            row.append(f"{metric(decode['metrics'], 'baton_local_prefills_total') - before:.0f}")
             print("| " + " | ".join(row) + " |", flush=True)
 
 
