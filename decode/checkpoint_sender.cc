@@ -22,13 +22,6 @@ constexpr int64_t kWorthSharingBytes = int64_t{1} << 20;
 constexpr int kMostFailures = 8;
 constexpr absl::Duration kDropTimeout = absl::Seconds(2);
 
-worker::v1::SessionKey RandomKey() {
-  worker::v1::SessionKey key;
-  key.set_id(RandomBytes(kSessionIdBytes));
-  key.set_identity(RandomBytes(kIdentityBytes));
-  return key;
-}
-
 }  // namespace
 
 CheckpointSeries::CheckpointSeries(std::string request_id, std::vector<std::string> standbys, int64_t tokens,
@@ -36,7 +29,7 @@ CheckpointSeries::CheckpointSeries(std::string request_id, std::vector<std::stri
     : request_id_(std::move(request_id)),
       standbys_(std::move(standbys)),
       tokens_(tokens),
-      key_(RandomKey()),
+      key_(NewSessionKey(RandomBytes(kIdentityBytes))),
       due_(due),
       told_standbys_(standbys_.size(), false) {}
 

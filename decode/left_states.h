@@ -37,7 +37,6 @@ class LeftStates {
   bool AwaitTaken(absl::Duration patience);
 
  private:
-  class Frames;
   struct Entry {
     std::string identity;
     SequenceState state;

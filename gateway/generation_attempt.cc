@@ -3,6 +3,7 @@
 
 #include "common/rpc/status_mapping.h"
 #include "common/rpc/trace_metadata.h"
+#include "common/rpc/worker_request.h"
 #include "gateway/end_samples.h"
 #include "gateway/generation_session.h"
 #include "gateway/trace_report.h"
@@ -33,10 +34,6 @@ void EndCallSpan(const Span& span, const grpc::Status& status) {
 }
 
 absl::Status EndedWithoutReason() { return absl::InternalError("a decode worker ended a stream without saying why"); }
-
-bool IsSessionKey(const worker::v1::SessionKey& key) {
-  return key.id().size() == kSessionIdBytes && key.identity().size() == kIdentityBytes;
-}
 
 template <typename T>
 const T* PointerTo(const absl::optional<T>& value) {
@@ -167,7 +164,7 @@ void GenerationSession::NoteCheckpoints(Branch& branch, const worker::v1::Progre
   for (const worker::v1::StateCheckpoint& checkpoint : progress.checkpoints()) {
     const bool known = checkpoint.standby() >= 0 &&
                        checkpoint.standby() < static_cast<int32_t>(branch.attempt.route.standbys.size()) &&
-                       IsSessionKey(checkpoint.key());
+                       CheckSessionKey(checkpoint.key()).ok();
     // Of no use, and no harm.
     if (known) branch.attempt.checkpoints[checkpoint.sample()] = checkpoint;
   }
@@ -176,7 +173,7 @@ void GenerationSession::NoteCheckpoints(Branch& branch, const worker::v1::Progre
 void GenerationSession::HandleLeaving(Branch& branch, const worker::v1::Leaving& leaving) {
   for (const worker::v1::LeftSample& left : leaving.samples()) {
     // Of no use, and no harm: its state is computed.
-    if (IsSessionKey(left.key())) branch.attempt.left[left.sample()] = left.key();
+    if (CheckSessionKey(left.key()).ok()) branch.attempt.left[left.sample()] = left.key();
   }
 }
 

@@ -189,13 +189,6 @@ void ResolveChoices(const v1::GenerateRequest& asked, GenerationPlan* plan, Viol
   if (asked.keep_state() && n > 1) violations->Add("keep_state", "needs n = 1: one conversation is kept");
 }
 
-worker::v1::SessionKey NewSessionKey(const std::string& identity) {
-  worker::v1::SessionKey key;
-  key.set_id(RandomBytes(kSessionIdBytes));
-  key.set_identity(identity);
-  return key;
-}
-
 // What a request adds to a conversation.
 std::vector<int32_t> EncodeNext(const v1::GenerateRequest& request, const ServedModel& model, Violations* violations) {
   if (request.has_text())

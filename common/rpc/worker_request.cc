@@ -7,6 +7,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/ids.h"
 #include "common/rpc/status_mapping.h"
 
 namespace baton {
@@ -152,6 +153,13 @@ bool IsEndpoint(absl::string_view text) {
     if (c <= ' ' || c >= 127 || c == '/') return false;
   }
   return host.find(':') == absl::string_view::npos || (host.front() == '[' && host.back() == ']');
+}
+
+worker::v1::SessionKey NewSessionKey(const std::string& identity) {
+  worker::v1::SessionKey key;
+  key.set_id(RandomBytes(kSessionIdBytes));
+  key.set_identity(identity);
+  return key;
 }
 
 absl::Status CheckSessionKey(const worker::v1::SessionKey& key) {

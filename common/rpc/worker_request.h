@@ -91,6 +91,8 @@ absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::PrefillRequest& r
 
 // host:port (IPv6 hosts in brackets) and nothing else: no other scheme of gRPC's target names.
 bool IsEndpoint(absl::string_view text);
+// A new id for a state that `identity` may ask for.
+worker::v1::SessionKey NewSessionKey(const std::string& identity);
 // INVALID_ARGUMENT unless both parts have their lengths.
 absl::Status CheckSessionKey(const worker::v1::SessionKey& key);
 

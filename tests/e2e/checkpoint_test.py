@@ -43,10 +43,14 @@ def sent(fleet, result):
                if worker.running())
 
 
+def busy_one(fleet):
+    return next(worker for worker in fleet.decodes if worker.value("baton_requests_running") > 0)
+
+
 def kill_the_busy_one(fleet, collector, count):
     """In mid-stream, once copies have been made of `count` sequences."""
     wait_until(lambda: collector.tokens() >= 3 * EVERY * count and held(fleet) == count, "there are copies")
-    victim = next(worker for worker in fleet.decodes if worker.value("baton_requests_running") > 0)
+    victim = busy_one(fleet)
     victim.kill()
     return victim
 
@@ -97,7 +101,7 @@ def test_copies_that_nobody_comes_for_go(fleet):
     call = fleet.stream(ask())
     collector = Collector(call)
     wait_until(lambda: collector.tokens() >= 2 * EVERY and held(fleet) == 1, "there is a copy")
-    victim = next(worker for worker in fleet.decodes if worker.value("baton_requests_running") > 0)
+    victim = busy_one(fleet)
     # Too late for the worker to say anything, too early for the gateway to go on.
     victim.stop()
     call.cancel()

@@ -36,6 +36,14 @@ class FailoverTest : public GatewayTest {
   }
   virtual void Configure() {}
 
+  // A stream of that length ends well, whatever happens to its workers.
+  void ExpectEightTokens() {
+    auto client = Stream(SimpleRequest(8));
+    const absl::Status status = Finish(*client);
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(client->ids.size(), 8u);
+  }
+
   // Attempts 0, 1, ... fail there, kDecode after so many tokens of the decode worker, when the client has read them.
   void FailAt(std::vector<Point> points, int decoded_tokens = 2) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -347,10 +355,7 @@ TEST_F(FailoverTest, AFullWorkerIsNoReasonToGiveUp) {
   // Its memory for what is to come has run out in the middle.
   failure_ = ToGrpcStatus(WithReason(absl::ResourceExhaustedError("full"), "DECODE_MEMORY_FULL"));
   FailAt({Point::kDecode});
-  auto client = Stream(SimpleRequest(8));
-  const absl::Status status = Finish(*client);
-  ASSERT_TRUE(status.ok()) << status;
-  EXPECT_EQ(client->ids.size(), 8u);
+  ExpectEightTokens();
 }
 
 TEST_F(FailoverTest, WhatALeavingWorkerLeftIsFetched) {
@@ -367,10 +372,7 @@ TEST_F(FailoverTest, WhatALeavingWorkerLeftIsFetched) {
   };
   failure_ = Unavailable("DRAINING");
   FailAt({Point::kDecode});
-  auto client = Stream(SimpleRequest(8));
-  const absl::Status status = Finish(*client);
-  ASSERT_TRUE(status.ok()) << status;
-  EXPECT_EQ(client->ids.size(), 8u);
+  ExpectEightTokens();
   const auto asked = prefill_requests();
   ASSERT_EQ(asked.size(), 2u);
   EXPECT_FALSE(asked[0].has_session());
@@ -392,10 +394,7 @@ TEST_F(FailoverTest, CopiesWhereNoneCanBeArePassedOver) {
     }
   };
   FailAt({Point::kDecode});
-  auto client = Stream(SimpleRequest(8));
-  const absl::Status status = Finish(*client);
-  ASSERT_TRUE(status.ok()) << status;
-  EXPECT_EQ(client->ids.size(), 8u);
+  ExpectEightTokens();
   const auto asked = prefill_requests();
   ASSERT_EQ(asked.size(), 2u);
   EXPECT_FALSE(asked[1].has_session());
