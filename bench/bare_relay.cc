@@ -35,7 +35,7 @@ class Upstream final : public grpc::ClientBidiReactor<grpc::ByteBuffer, grpc::By
   }
   void OnReadDone(bool ok) override {
     if (!ok) return;
-    client_->Push(std::move(message_));
+    client_->Push(message_);
     message_.Clear();
     StartRead(&message_);
   }

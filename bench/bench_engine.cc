@@ -5,7 +5,6 @@
 // The machine's limits are measured in the same run, before and after: they drift on shared machines, and a figure
 // without its limit says little.
 #include <cstdio>
-#include <exception>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -150,11 +149,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace baton
 
-int main(int argc, char** argv) {
-  try {
-    return baton::Main(argc, argv);
-  } catch (const std::exception& error) {  // out of memory
-    std::fprintf(stderr, "bench_engine: %s\n", error.what());
-    return baton::kExitFailure;
-  }
-}
+int main(int argc, char** argv) { return baton::RunProgram(&baton::Main, argc, argv); }

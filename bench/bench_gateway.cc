@@ -101,6 +101,7 @@ void AddOptions(CLI::App& app, Flags* flags) {
 template <typename Result, typename Figure>
 double MedianOf(const std::vector<Result>& passes, Figure figure) {
   std::vector<double> values;
+  values.reserve(passes.size());
   for (const Result& pass : passes) values.push_back(figure(pass));
   return Median(std::move(values));
 }
@@ -246,4 +247,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace baton
 
-int main(int argc, char** argv) { return baton::Main(argc, argv); }
+int main(int argc, char** argv) { return baton::RunProgram(&baton::Main, argc, argv); }

@@ -11,7 +11,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <exception>
 #include <memory>
 #include <string>
 #include <utility>
@@ -409,11 +408,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace baton
 
-int main(int argc, char** argv) {
-  try {
-    return baton::Main(argc, argv);
-  } catch (const std::exception& error) {  // out of memory
-    std::fprintf(stderr, "bench_handoff: %s\n", error.what());
-    return baton::kExitFailure;
-  }
-}
+int main(int argc, char** argv) { return baton::RunProgram(&baton::Main, argc, argv); }

@@ -153,6 +153,7 @@ class Bench {
     absl::Status status;
     absl::Mutex mutex;
     std::vector<std::thread> threads;
+    threads.reserve(requests.size());
     for (const v1::GenerateRequest& request : requests) {
       threads.emplace_back([&] {
         Figures own;
@@ -248,4 +249,4 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace baton
 
-int main(int argc, char** argv) { return baton::Main(argc, argv); }
+int main(int argc, char** argv) { return baton::RunProgram(&baton::Main, argc, argv); }

@@ -231,16 +231,18 @@ absl::Status Run(Flags flags) {
   return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", flags.json_file));
 }
 
+int Main(int argc, char** argv) {
+  CLI::App app("How a fleet would serve a load, simulated from measured times of one worker.", "bench_simulate");
+  Flags flags;
+  app.set_version_flag("--version", kVersion);
+  AddFleetOptions(app, &flags);
+  AddLoadOptions(app, &flags);
+  AddTargetOptions(app, &flags);
+  if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
+  return EndProgram(app, Run(flags));
+}
+
 }  // namespace
 }  // namespace baton
 
-int main(int argc, char** argv) {
-  CLI::App app("How a fleet would serve a load, simulated from measured times of one worker.", "bench_simulate");
-  baton::Flags flags;
-  app.set_version_flag("--version", baton::kVersion);
-  baton::AddFleetOptions(app, &flags);
-  baton::AddLoadOptions(app, &flags);
-  baton::AddTargetOptions(app, &flags);
-  if (const absl::optional<int> code = baton::ParseCommandLine(app, argc, argv)) return *code;
-  return baton::EndProgram(app, baton::Run(flags));
-}
+int main(int argc, char** argv) { return baton::RunProgram(&baton::Main, argc, argv); }

@@ -143,10 +143,7 @@ absl::Status Run(int requests, bool json) {
   return absl::OkStatus();
 }
 
-}  // namespace
-}  // namespace baton
-
-int main(int argc, char** argv) {
+int Main(int argc, char** argv) {
   CLI::App app("What tracing costs a request at the gateway.", "bench_tracing");
   int requests = 5000;
   bool json = false;
@@ -154,6 +151,11 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 10000000))
       ->capture_default_str();
   app.add_flag("--json", json, "Lines of JSON");
-  if (const absl::optional<int> code = baton::ParseCommandLine(app, argc, argv)) return *code;
-  return baton::EndProgram(app, baton::Run(requests, json));
+  if (const absl::optional<int> code = ParseCommandLine(app, argc, argv)) return *code;
+  return EndProgram(app, Run(requests, json));
 }
+
+}  // namespace
+}  // namespace baton
+
+int main(int argc, char** argv) { return baton::RunProgram(&baton::Main, argc, argv); }
