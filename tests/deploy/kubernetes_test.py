@@ -164,17 +164,34 @@ def test_overlay_changes_what_it_means_to():
         assert all(("PersistentVolumeClaim", claim) in objects for claim in claims)
 
 
-@pytest.fixture(scope="module")
-def encrypted(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("overlay").resolve()
-    inside = {name: os.path.relpath(DIRECTORY / name, directory) for name in ("base", "tls")}
+def build_with(directory, *components):
+    """The base with these components, as an overlay in `directory` has them."""
+    directory = directory.resolve()
+    inside = {name: os.path.relpath(DIRECTORY / name, directory) for name in ("base", *components)}
     (directory / "kustomization.yaml").write_text(yaml.safe_dump(
         {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": [inside["base"]],
-         "components": [inside["tls"]]}))
+         "components": [inside[name] for name in components]}))
     return build(directory)
 
 
-def test_tls_on_every_hop(encrypted):
+@pytest.mark.parametrize("components", [["tracing"], ["tls", "tracing"]], ids="+".join)
+def test_traces_reach_their_collector(tmp_path, components):
+    objects = build_with(tmp_path, *components)
+    policy = objects["NetworkPolicy", "baton-tracing"]["spec"]
+    assert selected(objects, policy["podSelector"]["matchLabels"]) == set(ROLES)
+    assert policy["policyTypes"] == ["Egress"]
+    (rule,) = policy["egress"]
+    for role in ROLES:
+        arguments = pod(objects, role)["containers"][0]["args"]
+        programs.check_flags(f"baton-{role}", arguments, role)
+        host, port = programs.flag_value(arguments, "--otlp-endpoint").split(":")
+        namespace = {"kubernetes.io/metadata.name": host.split(".")[1]}
+        assert rule["to"] == [{"namespaceSelector": {"matchLabels": namespace}}]
+        assert rule["ports"] == [{"port": int(port), "protocol": "TCP"}]
+
+
+def test_tls_on_every_hop(tmp_path):
+    encrypted = build_with(tmp_path, "tls")
     clients = {"gateway": True, "prefill": True, "decode": False}
     for role in ROLES:
         spec = pod(encrypted, role)
