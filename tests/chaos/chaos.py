@@ -1,15 +1,17 @@
-"""A fleet of real processes under load, while its workers are killed, hung, drained, cut off, kept from each other and
-slowed down at random. Every stream that completes is compared with that of an undisturbed run: text, token ids, log
+"""A fleet of real processes under load, while its workers are killed, hung, drained, cut off, kept from each other, slowed
+down and given cables that lose, delay, double and shuffle what they carry, at random. Half of the requests are for a model
+whose states grow with the text, half for a recurrent one whose states are copied to other workers as they go. Every stream that completes is compared with that of an undisturbed run: text, token ids, log
 probabilities, how it ended. In the end the survivors must hold not a byte for anyone.
 
     BATON_BIN_DIR=build/bin PYTHONPATH=build/python python3 tests/chaos/chaos.py --seconds 180
 
-With root each worker is a host of its own (network.py); without, all are on loopback, and there are only kills, hangs and
-drains. One worker of each role may be disturbed at a time, so that there is always somewhere to go on: then no request
+With root there are four hosts with a worker of each model (network.py); without, all are on loopback, and there are only
+kills, hangs and drains. One worker of each role may be disturbed at a time, so that there is always somewhere to go on: then no request
 may fail either. Exit code 0: nothing lost, repeated, changed, failed or leaked.
 """
 import argparse
 import collections
+from concurrent.futures import ThreadPoolExecutor
 import os
 import pathlib
 import random
@@ -24,8 +26,9 @@ import grpc
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 # pylint: disable=wrong-import-position
 import network
+from cable import Line
 from baton.v1 import inference_pb2 as pb
-from fleet import Fleet
+from fleet import GEMMA, RECURRENT, Fleet
 from messages import chat, tokens
 from process import wait_until
 
@@ -33,7 +36,11 @@ from process import wait_until
 PREFILL_FLAGS = ["--chunk-tokens", "32", "--inject-step-delay-ms", "10"]
 DECODE_FLAGS = ["--inject-step-delay-ms", "15", "--grace", "5", "--checkpoint-tokens", "16", "--checkpoint-ttl", "5"]
 GATEWAY_FLAGS = ["--stall-timeout", "2"]
+MODELS = (GEMMA, RECURRENT)
 DEADLINE_SECONDS = 120
+# Longer than keepalives and connections' own patience; in short runs nothing else would happen.
+LONG_SILENCE_SECONDS = (16, 35)
+LONG_RUN_SECONDS = 60
 
 
 def requests(count, chance):
@@ -50,7 +57,7 @@ def requests(count, chance):
         if chance.random() < 0.3:
             stopping.stop.extend(["e t", "the", "ing "])
         output = pb.OutputParams(logprobs=chance.random() < 0.5, prompt_logprobs=chance.random() < 0.15)
-        fields = dict(sampling=sampling, stopping=stopping, output=output, request_id=f"chaos-{i}")
+        fields = dict(model=MODELS[i % len(MODELS)], sampling=sampling, stopping=stopping, output=output, request_id=f"chaos-{i}")
         if chance.random() < 0.2:
             fields["n"] = chance.randint(2, 4)
         if chance.random() < 0.3:
@@ -171,9 +178,11 @@ class Load:
 class Faults:
     """Disturbs the workers of one role, one at a time."""
 
-    def __init__(self, fleet, hosts, role, chance):
+    def __init__(self, fleet, hosts, role, chance, long):
+        """`long`: a single disturbance may take half a minute."""
         self.counts = collections.Counter()
         self.error = None
+        self._long = long
         self._fleet, self._hosts, self._role, self._chance = fleet, hosts, role, chance
         self._over = threading.Event()
         self._quiet = threading.Event()
@@ -187,13 +196,19 @@ class Faults:
         kinds = [self._kill, self._hang, self._drain]
         if self._hosts is not None:
             kinds += [self._cut, self._separate, self._slow]
+        if self._hosts is not None and self._hosts.has_cables:
+            kinds += [self._lose, self._delay, self._shuffle]
+            kinds += [self._silence] if self._long else []
+        left = []
         try:
             while not self._over.wait(self._chance.uniform(0.3, 2)):
                 # Whoever was disturbed last is back: there is always one to go on with.
                 wait_until(lambda: self._fleet.serving(self._role) == len(self._workers()), f"all {self._role} serve",
                            timeout=60)
                 number = self._chance.randrange(len(self._workers()))
-                kind = self._chance.choice(kinds)
+                # All of them before any comes again.
+                left = left or self._chance.sample(kinds, len(kinds))
+                kind = left.pop()
                 kind(number)
                 self.counts[kind.__name__[1:]] += 1
         except Exception as error:  # pylint: disable=broad-except
@@ -220,6 +235,10 @@ class Faults:
         worker.terminate()
         worker.restart()
 
+    def _host(self, number):
+        """Each has a worker of every model."""
+        return f"{self._role[0]}{number % 2}"
+
     def _while_disturbed(self, host, seconds):
         try:
             time.sleep(seconds)
@@ -227,12 +246,12 @@ class Faults:
             self._hosts.heal(host)
 
     def _cut(self, number):
-        host = f"{self._role[0]}{number}"
+        host = self._host(number)
         self._hosts.cut(host)
         self._while_disturbed(host, self._chance.uniform(0.5, 7))
 
     def _separate(self, number):
-        host = f"{self._role[0]}{number}"
+        host = self._host(number)
         other = f"{'d' if self._role == 'prefill' else 'p'}{self._chance.randrange(2)}"
         self._hosts.separate(host, other)
         try:
@@ -241,9 +260,39 @@ class Faults:
             self._hosts.join(host, other)
 
     def _slow(self, number):
-        host = f"{self._role[0]}{number}"
+        host = self._host(number)
         self._hosts.slow(host)
         self._while_disturbed(host, self._chance.uniform(1, 7))
+
+    def _with_bad_cable(self, number, lines, seconds):
+        """`lines`: for what goes to the host, and what comes from it."""
+        host = self._host(number)
+        self._hosts.disturb(host, *lines)
+        self._while_disturbed(host, seconds)
+
+    def _directions(self, make):
+        """A bad line in both directions or in one."""
+        which = self._chance.choice(["both", "to", "from"])
+        return [make() if which in ("both", way) else Line() for way in ("to", "from")]
+
+    def _lose(self, number):
+        lines = self._directions(lambda: Line(loss=self._chance.uniform(0.02, 0.2)))
+        self._with_bad_cable(number, lines, self._chance.uniform(2, 10))
+
+    def _delay(self, number):
+        def make():
+            delay = self._chance.uniform(0.02, 0.2)
+            return Line(delay=delay, jitter=delay * self._chance.random())
+        self._with_bad_cable(number, self._directions(make), self._chance.uniform(2, 10))
+
+    def _shuffle(self, number):
+        lines = self._directions(lambda: Line(reorder=self._chance.uniform(0.05, 0.3),
+                                              reorder_delay=self._chance.uniform(0.001, 0.1),
+                                              duplicate=self._chance.uniform(0.05, 0.3)))
+        self._with_bad_cable(number, lines, self._chance.uniform(2, 10))
+
+    def _silence(self, number):
+        self._with_bad_cable(number, self._directions(lambda: Line(loss=1)), self._chance.uniform(*LONG_SILENCE_SECONDS))
 
     def end(self):
         """No more faults from now on."""
@@ -252,7 +301,7 @@ class Faults:
 
 
 def series(gateway, name):
-    return {" ".join(f"{key}={value}" for key, value in labels if key not in ("model", "role")): int(number)
+    return {" ".join(value if key == "model" else f"{key}={value}" for key, value in labels if key != "role"): int(number)
             for (sample, labels), number in gateway.metrics().items() if sample == name and number > 0}
 
 
@@ -263,7 +312,8 @@ def percentile(values, share):
 def play(fleet, hosts, options):
     chance = random.Random(options.seed)
     made = requests(options.requests, chance)
-    expected = [Stream().read(fleet.stream(request)) for request in made]
+    with ThreadPoolExecutor(options.clients) as clients:
+        expected = list(clients.map(lambda request: Stream().read(fleet.stream(request)), made))
     for stream in expected:
         if stream.error is not None:
             raise stream.error
@@ -271,7 +321,8 @@ def play(fleet, hosts, options):
     fleet.wait_idle()
 
     load = Load(fleet, made, expected, options.clients, options.seed)
-    faults = [Faults(fleet, hosts, role, random.Random(f"{options.seed}/{role}")) for role in ("prefill", "decode")]
+    faults = [Faults(fleet, hosts, role, random.Random(f"{options.seed}/{role}"), options.seconds >= LONG_RUN_SECONDS)
+              for role in ("prefill", "decode")]
     time.sleep(options.seconds)
     for injector in faults:
         injector.end()
@@ -279,7 +330,8 @@ def play(fleet, hosts, options):
     problems = load.problems + [repr(injector.error) for injector in faults if injector.error]
     try:
         for role in ("prefill", "decode"):
-            wait_until(lambda role=role: fleet.serving(role) == 2, f"both {role} workers serve again", timeout=60)
+            wait_until(lambda role=role: fleet.serving(role) == 2 * len(MODELS), f"all {role} workers serve again",
+                       timeout=60)
         fleet.wait_idle(60)
     except AssertionError as error:
         problems.append(str(error))
@@ -289,7 +341,10 @@ def play(fleet, hosts, options):
 
 def report(fleet, hosts, options, load, faults, problems):
     print(f"chaos: {options.seconds} s, seed {options.seed}, {options.clients} clients, "
-          f"{'each worker in a network namespace of its own' if hosts else 'all on loopback'}")
+          f"{'on four hosts' if hosts else 'all on loopback'}")
+    if hosts is not None:
+        print(f"  frames that cables carried: {hosts.frames()}" if hosts.has_cables else
+              f"  no loss and no delays, for want of cables: {hosts.no_cables}")
     for injector, role in zip(faults, ("prefill", "decode")):
         print(f"  faults at {role} workers: {sum(injector.counts.values())} {dict(injector.counts)}")
     print(f"  requests: {sum(load.outcomes.values())} {dict(load.outcomes)}, {load.tokens} tokens")
@@ -319,10 +374,10 @@ def main():
     fleet = None
     try:
         if not options.loopback and network.available():
-            hosts = network.Network(["p0", "p1", "d0", "d1"])
+            hosts = network.Network(["p0", "p1", "d0", "d1"], seed=options.seed)
         place = (lambda role, number: hosts.place(f"{role[0]}{number}")) if hosts else (lambda role, number: {})
         prefill_flags = PREFILL_FLAGS + (["--handoff-transport", "grpc"] if hosts else [])
-        fleet = Fleet(directory, prefill=2, decode=2, prefill_flags=prefill_flags, decode_flags=DECODE_FLAGS,
+        fleet = Fleet(directory, models=MODELS, prefill=2, decode=2, prefill_flags=prefill_flags, decode_flags=DECODE_FLAGS,
                       gateway_flags=GATEWAY_FLAGS, place=place)
         good = play(fleet, hosts, options)
         if not good:
