@@ -34,7 +34,7 @@ from process import wait_until
 
 # What a token costs in real models; without it a tiny one is done before anything can happen to it.
 PREFILL_FLAGS = ["--chunk-tokens", "32", "--inject-step-delay-ms", "10"]
-DECODE_FLAGS = ["--inject-step-delay-ms", "15", "--grace", "5", "--checkpoint-tokens", "16", "--checkpoint-ttl", "5"]
+DECODE_FLAGS = ["--inject-step-delay-ms", "15", "--grace", "5", "--checkpoint-tokens", "16", "--checkpoint-ttl", "20"]
 GATEWAY_FLAGS = ["--stall-timeout", "2"]
 MODELS = (GEMMA, RECURRENT)
 DEADLINE_SECONDS = 120
