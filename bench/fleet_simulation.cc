@@ -324,13 +324,9 @@ absl::optional<FleetSize> RecommendFleet(FleetOptions options, const ServiceTime
     FleetSize size = simulate(prefill, decode);
     if (both(size)) return size;
     // Together they may just miss it.
-    if (size.result.first_token_in_time < share && prefill < max_workers) {
-      ++prefill;
-    } else if (decode < max_workers) {
-      ++decode;
-    } else {
-      ++prefill;
-    }
+    const bool late = size.result.first_token_in_time < share;
+    const bool more_prefill = decode == max_workers || (late && prefill < max_workers);
+    ++(more_prefill ? prefill : decode);
   }
 }
 

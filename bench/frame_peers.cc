@@ -228,6 +228,7 @@ absl::Status FramePeers::Open(const std::string& target, int connections, int st
   }
   impl_->Run([all = impl_.get(), sockets, streams] {
     std::vector<FrameConnection*> opened;
+    opened.reserve(sockets.size());
     for (const int fd : sockets) opened.push_back(all->Add(fd, FrameConnection::Side::kClient, &all->clients));
     all->clients.Open(opened, streams);
   });

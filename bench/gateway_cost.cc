@@ -92,6 +92,7 @@ absl::StatusOr<Bench> StartBench(const GatewayCostOptions& options, const Instan
   BATON_ASSIGN_OR_RETURN(bench.workers, InstantWorkers::Start(worker_options));
   bench.prompt = bench.workers->text_ids();
   std::vector<std::string> decode;
+  decode.reserve(static_cast<size_t>(worker_options.decode_workers));
   for (int i = 0; i < worker_options.decode_workers; ++i) decode.push_back(bench.workers->decode(i));
   BATON_ASSIGN_OR_RETURN(bench.process, StartGateway(options, bench.workers->prefill(), decode));
   bench.target = bench.process->ready("listen");
@@ -225,6 +226,7 @@ absl::StatusOr<RequestCost> MeasureRequests(const GatewayCostOptions& options, i
   std::atomic<int64_t> done{0};
   std::atomic<int64_t> failed{0};
   std::vector<std::thread> threads;
+  threads.reserve(static_cast<size_t>(callers));
   for (int i = 0; i < callers; ++i) {
     threads.emplace_back([&, channel = NewChannel(bench.target)] {
       const auto stub = v1::Inference::NewStub(channel);
