@@ -117,12 +117,13 @@ absl::StatusOr<absl::optional<Route>> AdmissionQueue::Resume(const std::shared_p
   ticket->avoid_ = avoid;
   ticket->place_.arrival = ++resumes_;
   ticket->patience_ = deadline;
-  absl::StatusOr<Route> route = router_->Place(ticket->demand(), avoid);
+  const bool late = Clock::now() >= deadline;
+  absl::StatusOr<Route> route = router_->Place(ticket->demand(), late ? Avoid() : avoid);
   if (route.ok()) {
     SetState(*ticket, AdmissionTicket::State::kLeft);
     return absl::optional<Route>(*std::move(route));
   }
-  if (!MayComeTrue(route.status()) || Clock::now() >= deadline) {
+  if (!MayComeTrue(route.status()) || late) {
     SetState(*ticket, AdmissionTicket::State::kLeft);
     return route.status();
   }
@@ -245,8 +246,8 @@ void AdmissionQueue::Expire(const std::shared_ptr<AdmissionTicket>& ticket) {
     on_route = std::move(ticket->on_route_);
     ticket->on_route_ = nullptr;
   }
-  // The router knows why it waited in vain.
-  if (ticket->resumes_) return on_route(router_->Place(ticket->demand(), ticket->avoid_));
+  // Better anybody now than nobody; and the router knows why it waited in vain.
+  if (ticket->resumes_) return on_route(router_->Place(ticket->demand(), {}));
   const double seconds = std::chrono::duration<double>(options_.queue_timeout).count();
   on_route(
       WithRetryAfter(absl::ResourceExhaustedError(absl::StrCat("no capacity within the queue timeout of ", seconds,

@@ -105,8 +105,8 @@ class AdmissionQueue {
 
   absl::StatusOr<absl::optional<Route>> Enter(const std::shared_ptr<AdmissionTicket>& ticket);
   void Requeue(const std::shared_ptr<AdmissionTicket>& ticket);
-  // A route now, or on_route is called later: with a route, or, at `deadline`, with what the router says then. Unlike
-  // others, it waits for workers also where there are none.
+  // A route now, or on_route is called later: with a route, or, at `deadline`, with what the router says then, when
+  // nobody is avoided any more. Unlike others, it waits for workers also where there are none.
   absl::StatusOr<absl::optional<Route>> Resume(const std::shared_ptr<AdmissionTicket>& ticket, const Avoid& avoid,
                                                Clock::time_point deadline);
   void Leave(const std::shared_ptr<AdmissionTicket>& ticket);

@@ -121,6 +121,11 @@ std::vector<Router::Row*> Router::Serving(Stage stage, const std::string& finger
     if (!row.breaker.Allows(now)) continue;
     if (row.snapshot.info->fingerprint() == fingerprint) serving.push_back(&row);
   }
+  // A request would wait in vain at one that hangs or is cut off. Where nobody is heard, the fault may be on this side.
+  const auto heard = [&](const Row* row) { return row->pulse.heard >= now - reports_missing_; };
+  if (std::any_of(serving.begin(), serving.end(), heard)) {
+    serving.erase(std::partition(serving.begin(), serving.end(), heard), serving.end());
+  }
   return serving;
 }
 
@@ -207,15 +212,20 @@ absl::StatusOr<Router::Row*> Router::ChoosePrefill(const std::vector<Row*>& rows
                                                    const Avoid& avoid) const {
   Row* best = nullptr;
   auto best_rank = std::make_tuple(0, int64_t{0}, size_t{0}, uint64_t{0});
+  int least_reluctance = std::numeric_limits<int>::max();
   for (Row* row : rows) {
-    if (row->refused || IsBackedUp(*row)) continue;
+    if (row->refused) continue;
+    const int reluctance = row->Reluctance(avoid);
+    least_reluctance = std::min(least_reluctance, reluctance);
+    if (IsBackedUp(*row)) continue;
     const int64_t work = SaturatingAdd(row->InUse(), TokensToCompute(*row, demand));
-    const auto rank = std::make_tuple(row->Reluctance(avoid), work, row->claims.size(), row->last_used);
+    const auto rank = std::make_tuple(reluctance, work, row->claims.size(), row->last_used);
     if (best != nullptr && rank >= best_rank) continue;
     best = row;
     best_rank = rank;
   }
-  if (best != nullptr) return best;
+  // A good worker's backlog is computed in seconds: rather wait for it than go back to one that has just failed.
+  if (best != nullptr && std::get<0>(best_rank) == least_reluctance) return best;
   return WithRetryAfter(absl::ResourceExhaustedError("every prefill worker has a full queue"), kRetryAfter,
                         "PREFILL_MEMORY_FULL");
 }

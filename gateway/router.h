@@ -8,8 +8,8 @@
 //
 // A worker's own load reports arrive up to a tenth of a second late, so the router adds what this gateway has sent
 // there since: a Placement is such a claim, held for as long as the request uses the worker. The worker has the last
-// word; one that refused or failed is left alone until its next report, and one that keeps failing for longer
-// (circuit_breaker.h).
+// word; one that refused or failed is left alone until its next report, one whose reports are missing until they come
+// again, and one that keeps failing for longer (circuit_breaker.h).
 //
 //   absl::StatusOr<Route> route = router.Place(demand, avoid);
 //     UNAVAILABLE (NO_WORKERS)             no worker of a needed role: says which
@@ -115,6 +115,9 @@ struct Route {
 // Endpoints to use only when there is no other; of those, rather the ones that are named less often.
 using Avoid = std::multiset<std::string>;
 
+// Workers report once a second at least: some reports are missing, not one late.
+inline constexpr Clock::duration kReportsMissing = std::chrono::seconds(3);
+
 // When a worker last gave a sign of life.
 struct WorkerPulse {
   // Its last report came.
@@ -136,6 +139,8 @@ class Router : public FleetObserver {
   // Before anything else. Prefill workers with more to compute than they can in this time take no more: requests wait
   // in the gateway, where they are served fairly and can be refused. Zero: no limit.
   void SetPrefillBacklog(Clock::duration backlog) { prefill_backlog_ = backlog; }
+  // Before anything else. For how long a worker that says nothing still gets requests, unless all are silent.
+  void SetReportsMissing(Clock::duration silence) { reports_missing_ = silence; }
   // Before anything else. Called, without locks, whenever there may be more room.
   void SetCapacityListener(std::function<void()> listener) { capacity_listener_ = std::move(listener); }
 
@@ -223,6 +228,7 @@ class Router : public FleetObserver {
     }
   };
 
+  // Those that may get requests.
   std::vector<Row*> Serving(Stage stage, const std::string& fingerprint);
   absl::Status NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const;
   absl::StatusOr<Row*> ChooseDecode(const std::vector<Row*>& rows, const Demand& demand, const Avoid& avoid) const;
@@ -248,6 +254,7 @@ class Router : public FleetObserver {
 
   const int64_t local_prefill_tokens_;
   Clock::duration prefill_backlog_ = Clock::duration::zero();
+  Clock::duration reports_missing_ = kReportsMissing;
   const CircuitBreakerOptions breaker_options_;
   std::function<void()> capacity_listener_;
 

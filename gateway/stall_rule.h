@@ -17,8 +17,6 @@
 namespace baton {
 
 struct StallRule {
-  // Workers report once a second at least: some reports are missing, not one late.
-  static constexpr Clock::duration kReportsMissing = std::chrono::seconds(3);
   // A worker that reports and gets nowhere may be at a long step of its model: it gets this many timeouts.
   static constexpr int kStuckFactor = 6;
 

@@ -347,6 +347,29 @@ TEST_F(AdmissionQueueTest, ResumingNeedsNoSlotAndKeepsItsAvoidance) {
   EXPECT_EQ(queue_->running(), 0);
 }
 
+TEST_F(AdmissionQueueTest, ResumingWaitsForAGoodWorkerAndTakesAnyInTheEnd) {
+  router_.SetPrefillBacklog(std::chrono::seconds(2));
+  const auto report = [&](int64_t queued, uint64_t number) {
+    WorkerSnapshot snapshot = PrefillSnapshot("p:2", queued, 'f', number);
+    snapshot.load.set_tokens_per_second(1000);
+    router_.OnWorker(snapshot);
+  };
+  report(100000, 1);
+  Make(1, 0);
+  auto patient = MakeRequest();
+  auto hasty = MakeRequest();
+  auto late = MakeRequest();
+  ASSERT_FALSE(queue_->Resume(patient->ticket, {"p:1"}, Clock::now() + kPatience)->has_value());
+  ASSERT_FALSE(queue_->Resume(hasty->ticket, {"p:1"}, Clock::now() + std::chrono::milliseconds(20))->has_value());
+  ASSERT_TRUE(hasty->WaitedFor());
+  EXPECT_EQ(hasty->later.get()->prefill.endpoint(), "p:1");
+  EXPECT_EQ((**queue_->Resume(late->ticket, {"p:1"}, Clock::now())).prefill.endpoint(), "p:1");
+  EXPECT_FALSE(patient->Decided());
+  report(0, 2);
+  ASSERT_TRUE(patient->WaitedFor());
+  EXPECT_EQ(patient->later.get()->prefill.endpoint(), "p:2");
+}
+
 TEST_F(AdmissionQueueTest, ResumedOnesGoBeforeThoseThatHaveNotRun) {
   Make(8, 8);
   router_.OnWorker(DecodeSnapshot("d:1", 10000, 10000));

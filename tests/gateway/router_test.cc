@@ -6,9 +6,11 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "common/rpc/status_mapping.h"
+#include "tests/eventually.h"
 #include "tests/gateway/router_fixture.h"
 
 namespace baton {
@@ -59,6 +61,54 @@ TEST_F(RouterTest, APrefillWorkerWithTooMuchToDoTakesNoMore) {
   for (uint64_t number = 5; number < 60; ++number) report(800, 1, number);
   first = absl::StatusOr<Route>();
   EXPECT_TRUE(router_.Place(For(200, 0)).ok());
+}
+
+TEST_F(RouterTest, RatherWaitsThanGoesBackToAPrefillWorkerThatFailed) {
+  router_.SetPrefillBacklog(std::chrono::seconds(2));
+  const auto report = [&](const std::string& endpoint, int64_t queued, uint64_t number) {
+    WorkerSnapshot snapshot = PrefillSnapshot(endpoint, queued, 'f', number);
+    snapshot.load.set_tokens_per_second(1000);
+    router_.OnWorker(snapshot);
+  };
+  report("p:good", 3000, 1);
+  report("p:bad", 0, 1);
+  // The good one has three seconds' work.
+  EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:bad");
+  router_.Failed(Stage::kPrefill, "p:bad");
+  EXPECT_EQ(ErrorReason(router_.Place(For(10, 0)).status()), "PREFILL_MEMORY_FULL");
+  // Its next report clears it, but not for those that it has failed.
+  report("p:bad", 0, 2);
+  EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:bad");
+  EXPECT_TRUE(absl::IsResourceExhausted(router_.Place(For(10, 0), {"p:bad"}).status()));
+  report("p:good", 1000, 2);
+  EXPECT_EQ(router_.Place(For(10, 0), {"p:bad"})->prefill.endpoint(), "p:good");
+  // A worker that has no memory may have none for long.
+  router_.Place(For(10, 0), {"p:bad"})->prefill.ReportRefused();
+  EXPECT_EQ(router_.Place(For(10, 0), {"p:bad"})->prefill.endpoint(), "p:bad");
+}
+
+TEST_F(RouterTest, SilentWorkersGetNothingWhileOthersAreHeard) {
+  router_.SetReportsMissing(std::chrono::milliseconds(50));
+  router_.OnWorker(PrefillSnapshot("p:1", 0));
+  router_.OnWorker(PrefillSnapshot("p:2", 100000));
+  router_.OnWorker(DecodeSnapshot("d:1", 0, 100000));
+  router_.OnWorker(DecodeSnapshot("d:2", 90000, 100000));
+  const auto chosen = [&] {
+    const absl::StatusOr<Route> route = router_.Place(For(10, 20));
+    return std::make_pair(route->prefill.endpoint(), route->decode.endpoint());
+  };
+  const auto worse = std::make_pair(std::string("p:2"), std::string("d:2"));
+  const auto better = std::make_pair(std::string("p:1"), std::string("d:1"));
+  // Only they go on reporting.
+  uint64_t number = 1;
+  EXPECT_TRUE(Eventually([&] {
+    ++number;
+    router_.OnWorker(PrefillSnapshot("p:2", 100000, 'f', number));
+    router_.OnWorker(DecodeSnapshot("d:2", 90000, 100000, 'f', number));
+    return chosen() == worse;
+  }));
+  // Nobody is heard: nobody is left out.
+  EXPECT_TRUE(Eventually([&] { return chosen() == better; }));
 }
 
 TEST_F(RouterTest, OtherFingerprintsDoNotCount) {
