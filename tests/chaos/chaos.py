@@ -1,13 +1,16 @@
 """A fleet of real processes under load, while its workers are killed, hung, drained, cut off, kept from each other, slowed
 down and given cables that lose, delay, double and shuffle what they carry, at random. Half of the requests are for a model
-whose states grow with the text, half for a recurrent one whose states are copied to other workers as they go. Every stream that completes is compared with that of an undisturbed run: text, token ids, log
-probabilities, how it ended. In the end the survivors must hold not a byte for anyone.
+whose states grow with the text, half for a recurrent one; both are copied to other workers as they go. Every stream that
+completes is compared with that of an undisturbed run: text, token ids, log probabilities, how it ended. In the end the
+survivors must hold not a byte for anyone.
 
     BATON_BIN_DIR=build/bin PYTHONPATH=build/python python3 tests/chaos/chaos.py --seconds 180
 
-With root there are four hosts with a worker of each model (network.py); without, all are on loopback, and there are only
-kills, hangs and drains. One worker of each role may be disturbed at a time, so that there is always somewhere to go on: then no request
-may fail either. Exit code 0: nothing lost, repeated, changed, failed or leaked.
+With root there are four hosts with a worker of each model, and one with the gateway (network.py); where TAP devices are
+not to be had, their cables are always good. Without root all are on loopback, and there are only kills, hangs and drains.
+One worker of each role may be disturbed at a time, so that there is always somewhere to go on: then no request may fail
+either. The gateway's cable is bad as well, for clients and workers alike, but not so bad. Runs of a minute or more have
+longer requests, and silences longer than keepalives. Exit code 0: nothing lost, repeated, changed, failed or leaked.
 """
 import argparse
 import collections
@@ -40,11 +43,12 @@ MODELS = (GEMMA, RECURRENT)
 DEADLINE_SECONDS = 120
 # Longer than keepalives and connections' own patience; in short runs nothing else would happen.
 LONG_SILENCE_SECONDS = (16, 35)
+LONG_SHARE = 0.2
 LONG_RUN_SECONDS = 60
 
 
-def requests(count, chance):
-    """So many different ones; each gives the same answer every time."""
+def requests(count, chance, long):
+    """So many different ones; each gives the same answer every time. `long`: some take seconds by themselves."""
     made = []
     for i in range(count):
         sampling = pb.SamplingParams(temperature=chance.choice([0, 0.8, 1.2]), seed=chance.randrange(1 << 63))
@@ -53,17 +57,20 @@ def requests(count, chance):
             sampling.frequency_penalty = 0.5
         if chance.random() < 0.3:
             sampling.top_k = 40
-        stopping = pb.StoppingParams(max_new_tokens=chance.randint(1, 160), ignore_eos=chance.random() < 0.7)
+        most = chance.choice([160, 160, 500 if long else 160])
+        stopping = pb.StoppingParams(max_new_tokens=chance.randint(1, most), ignore_eos=chance.random() < 0.7)
         if chance.random() < 0.3:
             stopping.stop.extend(["e t", "the", "ing "])
         output = pb.OutputParams(logprobs=chance.random() < 0.5, prompt_logprobs=chance.random() < 0.15)
-        fields = dict(model=MODELS[i % len(MODELS)], sampling=sampling, stopping=stopping, output=output, request_id=f"chaos-{i}")
+        fields = dict(model=MODELS[i % len(MODELS)], sampling=sampling, stopping=stopping, output=output,
+                      request_id=f"chaos-{i}")
         if chance.random() < 0.2:
             fields["n"] = chance.randint(2, 4)
         if chance.random() < 0.3:
             made.append(chat(chance.choice(["What is the capital of France?", "Tell me a story", "Count"]), **fields))
         else:
-            prompt = [2] + [chance.randrange(300, 2000) for _ in range(chance.choice([3, 40, 200, 600]))]
+            length = chance.choice([3, 40, 200, 600, 1500 if long else 600])
+            prompt = [2] + [chance.randrange(300, 2000) for _ in range(length)]
             made.append(tokens(prompt, **fields))
     return made
 
@@ -176,7 +183,7 @@ class Load:
 
 
 class Faults:
-    """Disturbs the workers of one role, one at a time."""
+    """Disturbs the workers of one role, one at a time, or the gateway's cable."""
 
     def __init__(self, fleet, hosts, role, chance, long):
         """`long`: a single disturbance may take half a minute."""
@@ -192,20 +199,28 @@ class Faults:
     def _workers(self):
         return self._fleet.prefills if self._role == "prefill" else self._fleet.decodes
 
-    def _run(self):
+    def _all_serve(self):
+        return self._role == "gateway" or self._fleet.serving(self._role) == len(self._workers())
+
+    def _kinds(self):
+        cable_kinds = [self._lose, self._delay, self._shuffle]
+        if self._role == "gateway":
+            return cable_kinds
         kinds = [self._kill, self._hang, self._drain]
         if self._hosts is not None:
             kinds += [self._cut, self._separate, self._slow]
-        if self._hosts is not None and self._hosts.has_cables:
-            kinds += [self._lose, self._delay, self._shuffle]
-            kinds += [self._silence] if self._long else []
+            if self._hosts.has_cables:
+                kinds += cable_kinds + ([self._silence] if self._long else [])
+        return kinds
+
+    def _run(self):
+        kinds = self._kinds()
         left = []
         try:
             while not self._over.wait(self._chance.uniform(0.3, 2)):
                 # Whoever was disturbed last is back: there is always one to go on with.
-                wait_until(lambda: self._fleet.serving(self._role) == len(self._workers()), f"all {self._role} serve",
-                           timeout=60)
-                number = self._chance.randrange(len(self._workers()))
+                wait_until(self._all_serve, f"all {self._role} workers serve", timeout=60)
+                number = 0 if self._role == "gateway" else self._chance.randrange(len(self._workers()))
                 # All of them before any comes again.
                 left = left or self._chance.sample(kinds, len(kinds))
                 kind = left.pop()
@@ -226,7 +241,7 @@ class Faults:
         worker = self._workers()[number]
         worker.stop()
         try:
-            time.sleep(self._chance.uniform(0.5, 7))
+            time.sleep(self._some_seconds())
         finally:
             worker.go_on()
 
@@ -234,6 +249,12 @@ class Faults:
         worker = self._workers()[number]
         worker.terminate()
         worker.restart()
+
+    def _some_seconds(self):
+        """Mostly hardly longer than the stall timeout."""
+        if self._long and self._chance.random() < LONG_SHARE:
+            return self._chance.uniform(*LONG_SILENCE_SECONDS)
+        return self._chance.uniform(0.5, 7)
 
     def _host(self, number):
         """Each has a worker of every model."""
@@ -248,14 +269,14 @@ class Faults:
     def _cut(self, number):
         host = self._host(number)
         self._hosts.cut(host)
-        self._while_disturbed(host, self._chance.uniform(0.5, 7))
+        self._while_disturbed(host, self._some_seconds())
 
     def _separate(self, number):
         host = self._host(number)
         other = f"{'d' if self._role == 'prefill' else 'p'}{self._chance.randrange(2)}"
         self._hosts.separate(host, other)
         try:
-            time.sleep(self._chance.uniform(0.5, 7))
+            time.sleep(self._some_seconds())
         finally:
             self._hosts.join(host, other)
 
@@ -275,19 +296,23 @@ class Faults:
         which = self._chance.choice(["both", "to", "from"])
         return [make() if which in ("both", way) else Line() for way in ("to", "from")]
 
+    def _most(self, limit):
+        """Everybody suffers from the gateway's cable."""
+        return limit / 4 if self._role == "gateway" else limit
+
     def _lose(self, number):
-        lines = self._directions(lambda: Line(loss=self._chance.uniform(0.02, 0.2)))
+        lines = self._directions(lambda: Line(loss=self._most(0.2) * self._chance.uniform(0.1, 1)))
         self._with_bad_cable(number, lines, self._chance.uniform(2, 10))
 
     def _delay(self, number):
         def make():
-            delay = self._chance.uniform(0.02, 0.2)
+            delay = self._most(0.2) * self._chance.uniform(0.1, 1)
             return Line(delay=delay, jitter=delay * self._chance.random())
         self._with_bad_cable(number, self._directions(make), self._chance.uniform(2, 10))
 
     def _shuffle(self, number):
         lines = self._directions(lambda: Line(reorder=self._chance.uniform(0.05, 0.3),
-                                              reorder_delay=self._chance.uniform(0.001, 0.1),
+                                              reorder_delay=self._most(0.1) * self._chance.uniform(0.01, 1),
                                               duplicate=self._chance.uniform(0.05, 0.3)))
         self._with_bad_cable(number, lines, self._chance.uniform(2, 10))
 
@@ -311,7 +336,8 @@ def percentile(values, share):
 
 def play(fleet, hosts, options):
     chance = random.Random(options.seed)
-    made = requests(options.requests, chance)
+    long = options.seconds >= LONG_RUN_SECONDS
+    made = requests(options.requests, chance, long)
     with ThreadPoolExecutor(options.clients) as clients:
         expected = list(clients.map(lambda request: Stream().read(fleet.stream(request)), made))
     for stream in expected:
@@ -321,13 +347,13 @@ def play(fleet, hosts, options):
     fleet.wait_idle()
 
     load = Load(fleet, made, expected, options.clients, options.seed)
-    faults = [Faults(fleet, hosts, role, random.Random(f"{options.seed}/{role}"), options.seconds >= LONG_RUN_SECONDS)
-              for role in ("prefill", "decode")]
+    roles = ["prefill", "decode"] + (["gateway"] if hosts is not None and hosts.has_cables else [])
+    faults = {role: Faults(fleet, hosts, role, random.Random(f"{options.seed}/{role}"), long) for role in roles}
     time.sleep(options.seconds)
-    for injector in faults:
+    for injector in faults.values():
         injector.end()
     load.end()
-    problems = load.problems + [repr(injector.error) for injector in faults if injector.error]
+    problems = load.problems + [repr(injector.error) for injector in faults.values() if injector.error]
     try:
         for role in ("prefill", "decode"):
             wait_until(lambda role=role: fleet.serving(role) == 2 * len(MODELS), f"all {role} workers serve again",
@@ -341,12 +367,13 @@ def play(fleet, hosts, options):
 
 def report(fleet, hosts, options, load, faults, problems):
     print(f"chaos: {options.seconds} s, seed {options.seed}, {options.clients} clients, "
-          f"{'on four hosts' if hosts else 'all on loopback'}")
+          f"{'on five hosts' if hosts else 'all on loopback'}")
     if hosts is not None:
         print(f"  frames that cables carried: {hosts.frames()}" if hosts.has_cables else
               f"  no loss and no delays, for want of cables: {hosts.no_cables}")
-    for injector, role in zip(faults, ("prefill", "decode")):
-        print(f"  faults at {role} workers: {sum(injector.counts.values())} {dict(injector.counts)}")
+    for role, injector in faults.items():
+        where = "the gateway" if role == "gateway" else f"{role} workers"
+        print(f"  faults at {where}: {sum(injector.counts.values())} {dict(injector.counts)}")
     print(f"  requests: {sum(load.outcomes.values())} {dict(load.outcomes)}, {load.tokens} tokens")
     print(f"  retries before the first token: {series(fleet.gateway, 'baton_retries_total')}")
     print(f"  resumed after it: {series(fleet.gateway, 'baton_resumes_total')}")
@@ -374,11 +401,11 @@ def main():
     fleet = None
     try:
         if not options.loopback and network.available():
-            hosts = network.Network(["p0", "p1", "d0", "d1"], seed=options.seed)
+            hosts = network.Network(["p0", "p1", "d0", "d1", "g0"], seed=options.seed)
         place = (lambda role, number: hosts.place(f"{role[0]}{number}")) if hosts else (lambda role, number: {})
         prefill_flags = PREFILL_FLAGS + (["--handoff-transport", "grpc"] if hosts else [])
-        fleet = Fleet(directory, models=MODELS, prefill=2, decode=2, prefill_flags=prefill_flags, decode_flags=DECODE_FLAGS,
-                      gateway_flags=GATEWAY_FLAGS, place=place)
+        fleet = Fleet(directory, models=MODELS, prefill=2, decode=2, prefill_flags=prefill_flags,
+                      decode_flags=DECODE_FLAGS, gateway_flags=GATEWAY_FLAGS, place=place)
         good = play(fleet, hosts, options)
         if not good:
             print(fleet.logs(), file=sys.stderr)

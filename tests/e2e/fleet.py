@@ -25,12 +25,13 @@ MEMORY = "64MiB"
 class Fleet:
     def __init__(self, log_dir, models=(GEMMA,), prefill=1, decode=1, prefill_flags=(), decode_flags=(),
                  decode_memory=MEMORY, gateway_flags=(), place=lambda role, number: {}):
-        """`place`: where a worker runs, as Process takes it."""
+        """`place`: where a process runs, as Process takes it."""
         self.prefills = []
         self.decodes = []
         self.gateway = None
         self.channel = None
         self._log_dir = log_dir
+        self._place = place
         try:
             for model in models:
                 directory = model if "/" in str(model) else MODELS / model
@@ -59,7 +60,7 @@ class Fleet:
         addresses = []
         for worker in self.workers():
             addresses += [f"--{worker.role}-worker", worker.address]
-        return Process("gateway", [*addresses, *flags], self._log_dir).wait_ready()
+        return Process("gateway", [*addresses, *flags], self._log_dir, **self._place("gateway", 0)).wait_ready()
 
     def workers(self):
         return self.prefills + self.decodes
