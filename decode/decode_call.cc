@@ -16,6 +16,8 @@ absl::string_view OutcomeName(DecodeOutcome outcome) {
       return "stop";
     case DecodeOutcome::kLength:
       return "length";
+    case DecodeOutcome::kCutOff:
+      return "cut_off";
     case DecodeOutcome::kCancelled:
       return "cancelled";
     case DecodeOutcome::kRefused:
@@ -32,6 +34,7 @@ prometheus::Counter& OutcomeCounter(DecodeOutcome outcome, DecodeMetrics& metric
   switch (outcome) {
     case DecodeOutcome::kStop:
     case DecodeOutcome::kLength:
+    case DecodeOutcome::kCutOff:
       return metrics.finished_done;
     case DecodeOutcome::kCancelled:
       return metrics.finished_cancelled;
@@ -47,11 +50,23 @@ prometheus::Counter& OutcomeCounter(DecodeOutcome outcome, DecodeMetrics& metric
 
 }  // namespace
 
-DecodeCall::DecodeCall(SequenceRequest request, DecodeMetrics* metrics, Span span)
+DecodeOutcome OutcomeOf(worker::v1::DoneReason reason) {
+  switch (reason) {
+    case worker::v1::LENGTH:
+      return DecodeOutcome::kLength;
+    case worker::v1::CUT_OFF:
+      return DecodeOutcome::kCutOff;
+    default:
+      return DecodeOutcome::kStop;
+  }
+}
+
+DecodeCall::DecodeCall(SequenceRequest request, DecodeMetrics* metrics, Span span, const TokenText* vocabulary)
     : request_(std::move(request)),
       metrics_(metrics),
       started_(absl::Now()),
-      abandoned_(static_cast<size_t>(request_.samples())),
+      wishes_(static_cast<size_t>(request_.samples())),
+      sample_end_(&request_, vocabulary),
       span_(std::move(span)),
       wait_span_(span_.Child(request_.compute_prompt ? "prefill" : "await state")) {}
 

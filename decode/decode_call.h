@@ -19,18 +19,23 @@
 #include "common/observe/tracer.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/worker_request.h"
+#include "common/text/vocabulary.h"
 #include "decode/decode_metrics.h"
+#include "decode/sample_end.h"
 
 namespace baton {
 
-enum class DecodeOutcome { kStop, kLength, kCancelled, kRefused, kFailed, kLeft };
+enum class DecodeOutcome { kStop, kLength, kCutOff, kCancelled, kRefused, kFailed, kLeft };
+
+DecodeOutcome OutcomeOf(worker::v1::DoneReason reason);
 
 class DecodeCall {
  public:
   using Events = EventWriter<worker::v1::DecodeEvent>::Handle;
 
-  // `metrics` must outlive it. `span`: of the call.
-  DecodeCall(SequenceRequest request, DecodeMetrics* metrics, Span span = Span());
+  // `metrics` and `vocabulary` must outlive it. `span`: of the call. `vocabulary`: may be null, see SampleEnd.
+  DecodeCall(SequenceRequest request, DecodeMetrics* metrics, Span span = Span(),
+             const TokenText* vocabulary = nullptr);
   DecodeCall(const DecodeCall&) = delete;
 
   // Before any other thread knows of the call.
@@ -51,9 +56,25 @@ class DecodeCall {
     if (tokens_.fetch_add(1, std::memory_order_relaxed) == 0) decode_span_.Event("first token");
   }
 
-  // Nobody wants this sample's tokens any more; the others go on. The engine sees it before its next step.
-  void AbandonSample(int sample) { abandoned_[static_cast<size_t>(sample)].store(true, std::memory_order_release); }
-  bool abandoned(int sample) const { return abandoned_[static_cast<size_t>(sample)].load(std::memory_order_acquire); }
+  // Of whoever makes the samples' tokens: the receiver of their state, then the engine.
+  SampleEnd& sample_end() { return sample_end_; }
+
+  // What the engine is to do with a sample before its next step; the others go on.
+  enum class Wish : uint8_t {
+    kGoOn,
+    // End it with the tokens it has.
+    kComplete,
+    // Nobody wants its tokens any more.
+    kAbandon,
+  };
+  // The last that was asked for, except that one that was abandoned stays so.
+  void AskOfSample(int sample, Wish wish) {
+    std::atomic<Wish>& asked = wishes_[static_cast<size_t>(sample)];
+    Wish before = asked.load(std::memory_order_relaxed);
+    while (before != Wish::kAbandon && !asked.compare_exchange_weak(before, wish, std::memory_order_release)) {
+    }
+  }
+  Wish wish(int sample) const { return wishes_[static_cast<size_t>(sample)].load(std::memory_order_acquire); }
   // Counts the end of one sample. Those not counted when the call ends share its outcome.
   void CountSample(DecodeOutcome outcome);
 
@@ -74,7 +95,8 @@ class DecodeCall {
   std::atomic<int64_t> tokens_{0};
   std::atomic<int> counted_samples_{0};
   // One for each sample.
-  std::vector<std::atomic<bool>> abandoned_;
+  std::vector<std::atomic<Wish>> wishes_;
+  SampleEnd sample_end_;
   const Span span_;
   // Until the state is there, or the prompt computed here.
   const Span wait_span_;

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/status_macros.h"
+#include "common/observe/log.h"
 #include "common/rpc/event_writer.h"
 #include "common/rpc/status_mapping.h"
 #include "common/rpc/trace_metadata.h"
@@ -91,6 +92,7 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
     : gate_(gate),
       tracing_(options.tracing),
       limits_(MakeLimits(*model, options.max_tokens)),
+      model_(model),
       computes_prompts_(options.engine.local_prefill_chunk > 0),
       metrics_(metrics, options.model_name, budget),
       session_metrics_(metrics, options.model_name),
@@ -156,7 +158,8 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
     return Refuse(*request, beginning.status());
   }
   Span span = BeginTrace(*context, *checked);
-  auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_, span);
+  const Vocabulary* const vocabulary = VocabularyFor(*checked);
+  auto call = std::make_shared<DecodeCall>(*std::move(checked), &metrics_, span, vocabulary);
   absl::StatusOr<std::shared_ptr<Reservation>> created =
       reservations_.Create(call, beginning->layout != nullptr ? &*beginning : nullptr);
   if (beginning->layout != nullptr) {
@@ -199,6 +202,21 @@ grpc::ServerWriteReactor<DecodeEvent>* DecodeService::Run(grpc::CallbackServerCo
     }
   }
   return reactor;
+}
+
+const Vocabulary* DecodeService::VocabularyFor(const SequenceRequest& request) {
+  if (request.stop_strings.empty()) return nullptr;
+  absl::call_once(vocabulary_read_, [this] {
+    absl::StatusOr<std::unique_ptr<const Vocabulary>> vocabulary = Vocabulary::FromModel(model_->tokenizer());
+    if (vocabulary.ok()) {
+      vocabulary_ = *std::move(vocabulary);
+    } else {
+      Log(Severity::kWarning, "no_vocabulary")
+          .With("error", vocabulary.status())
+          .With("effect", "turns that end with a stop string are not kept");
+    }
+  });
+  return vocabulary_.get();
 }
 
 Span DecodeService::BeginTrace(const grpc::CallbackServerContext& context, const SequenceRequest& request) const {
@@ -250,11 +268,11 @@ grpc::ServerUnaryReactor* DecodeService::EndSamples(grpc::CallbackServerContext*
                                                     const worker::v1::EndSamplesRequest* request,
                                                     worker::v1::EndSamplesResponse* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
-  reactor->Finish(ToGrpcStatus(AbandonSamples(*request)));
+  reactor->Finish(ToGrpcStatus(AskOfSamples(*request)));
   return reactor;
 }
 
-absl::Status DecodeService::AbandonSamples(const worker::v1::EndSamplesRequest& request) {
+absl::Status DecodeService::AskOfSamples(const worker::v1::EndSamplesRequest& request) {
   std::shared_ptr<DecodeCall> call;
   if (request.boot_id() == reservations_.boot_id()) {
     absl::MutexLock lock(&mutex_);
@@ -267,7 +285,8 @@ absl::Status DecodeService::AbandonSamples(const worker::v1::EndSamplesRequest& 
     if (sample >= 0 && sample < samples) continue;
     return BadRequestError({{"samples", absl::StrCat("sample ", sample, " is not in [0, ", samples, ")")}});
   }
-  for (const int32_t sample : request.samples()) call->AbandonSample(sample);
+  const auto wish = request.as_complete() ? DecodeCall::Wish::kComplete : DecodeCall::Wish::kAbandon;
+  for (const int32_t sample : request.samples()) call->AskOfSample(sample, wish);
   return absl::OkStatus();
 }
 

@@ -16,6 +16,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include "absl/base/call_once.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "baton/worker/v1/worker.grpc.pb.h"
@@ -26,6 +27,7 @@
 #include "common/rpc/tracing.h"
 #include "common/rpc/worker_service.h"
 #include "common/state/memory_budget.h"
+#include "common/text/vocabulary.h"
 #include "decode/checkpoint_metrics.h"
 #include "decode/checkpoint_sender.h"
 #include "decode/decode_metrics.h"
@@ -121,7 +123,10 @@ class DecodeService final : public DecodeServiceBase {
   // A reservation's id and generation, which name its Run call to the end.
   using CallKey = std::pair<uint64_t, uint64_t>;
 
-  absl::Status AbandonSamples(const worker::v1::EndSamplesRequest& request);
+  absl::Status AskOfSamples(const worker::v1::EndSamplesRequest& request);
+  // What the tokens say, of a request that needs it; null when the checkpoint has no tokenizer, or a bad one. Read when
+  // first asked for: few requests ever do.
+  const Vocabulary* VocabularyFor(const SequenceRequest& request);
   absl::Status DescribeSession(const worker::v1::OpenSessionRequest& request,
                                worker::v1::OpenSessionResponse* response);
   absl::StatusOr<std::unique_ptr<SessionFrames>> SessionState(const worker::v1::ReadSessionRequest& request);
@@ -141,6 +146,10 @@ class DecodeService final : public DecodeServiceBase {
   DrainGate* const gate_;
   const std::shared_ptr<const Tracing> tracing_;
   const RequestLimits limits_;
+  const Model* const model_;
+  absl::once_flag vocabulary_read_;
+  // Set once.
+  std::unique_ptr<const Vocabulary> vocabulary_;
   const bool computes_prompts_;
   DecodeMetrics metrics_;
   SessionMetrics session_metrics_;

@@ -18,6 +18,7 @@ namespace baton {
 namespace {
 
 using worker::v1::DecodeEvent;
+using worker::v1::DoneReason;
 
 // With this many events waiting to be written, a reader is behind.
 constexpr size_t kQueuedEventsWhenBehind = 2;
@@ -118,11 +119,17 @@ bool DecodeEngine::AdmitNew() {
 }
 
 void DecodeEngine::DropEnded() {
-  const auto ended = [](const std::unique_ptr<ActiveSequence>& sequence) {
+  const auto ended = [this](const std::unique_ptr<ActiveSequence>& sequence) {
     if (sequence->phase == ActiveSequence::Phase::kEnded) return true;
     ActiveRequest& request = *sequence->request;
     if (request.call->over()) return true;
-    if (!request.call->abandoned(sequence->sample)) return false;
+    const DecodeCall::Wish wish = request.call->wish(sequence->sample);
+    if (wish == DecodeCall::Wish::kGoOn) return false;
+    if (wish == DecodeCall::Wish::kComplete) {
+      End(*sequence, worker::v1::CUT_OFF);
+      Flush(request);
+      return true;
+    }
     request.call->CountSample(DecodeOutcome::kCancelled);
     if (--request.live == 0) {
       // The ends of others may not have been told yet.
@@ -241,10 +248,8 @@ void DecodeEngine::Continue(ActiveSequence& sequence, absl::Span<const float> lo
   if (asked.logprobs) ToProto(ComputeLogprob(logits, token, asked.top_logprobs), chunk->add_logprobs());
   ++request.unread_tokens;
 
-  if (asked.IsStop(token)) {
-    End(sequence, worker::v1::STOP_TOKEN);
-  } else if (sequence.generated >= asked.max_new_tokens) {
-    End(sequence, worker::v1::LENGTH);
+  if (const absl::optional<DoneReason> reason = call.sample_end().Push(token, sequence.generated)) {
+    End(sequence, *reason);
   } else if (sequence.checkpoints) {
     Checkpoint(sequence);
   }
@@ -282,6 +287,8 @@ void DecodeEngine::Checkpoint(ActiveSequence& sequence) {
 absl::optional<absl::Time> DecodeEngine::Keep(ActiveSequence& sequence, worker::v1::DoneReason reason) {
   const SequenceRequest& asked = sequence.request->call->request();
   if (asked.keep_id.empty() || links_.sessions == nullptr) return absl::nullopt;
+  // It is on disk: whoever cuts it off wants its end now.
+  if (!sequence.state.has_value()) return absl::nullopt;
   std::vector<int32_t> tokens = asked.tokens;
   tokens.insert(tokens.end(), sequence.output.begin(), sequence.output.end());
   if (reason == worker::v1::STOP_TOKEN) tokens.pop_back();
@@ -296,8 +303,7 @@ void DecodeEngine::End(ActiveSequence& sequence, worker::v1::DoneReason reason) 
   sequence.phase = ActiveSequence::Phase::kEnded;
   metrics_->UpdateStateBytes();
   --request.live;
-  const bool stopped = reason == worker::v1::STOP_TOKEN;
-  request.call->CountSample(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength);
+  request.call->CountSample(OutcomeOf(reason));
   worker::v1::SampleDone* done = request.unread.mutable_progress()->add_done();
   done->set_reason(reason);
   done->set_handoff_wait_seconds(request.call->handoff_wait_seconds());
@@ -310,9 +316,9 @@ void DecodeEngine::Flush(ActiveRequest& request) {
   DecodeCall::Events& events = call.events();
   if (request.live == 0) {
     const auto& ends = request.unread.progress().done();
-    const bool stopped = ends[ends.size() - 1].reason() == worker::v1::STOP_TOKEN;
+    const DecodeOutcome outcome = OutcomeOf(ends[ends.size() - 1].reason());
     events.Push(request.TakeUnread());
-    call.Finish(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength, absl::OkStatus());
+    call.Finish(outcome, absl::OkStatus());
     return;
   }
   if (events.queued() < kQueuedEventsWhenBehind) {

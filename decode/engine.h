@@ -115,7 +115,7 @@ class DecodeEngine {
   bool HasWork() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
     return stopping_ || !arrivals_.empty() || !prompt_arrivals_.empty() || moves_done_ || can_step_;
   }
-  // Removes sequences that have ended or that nobody wants any more, and their memory.
+  // Removes sequences that have ended, are to end, or that nobody wants any more, and their memory.
   void DropEnded();
   // Stops all sequences (see Leave).
   void LeaveSequences(LeftStates& left);

@@ -7,24 +7,24 @@
 #include "absl/types/optional.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "common/base/status_macros.h"
-#include "common/rpc/first_token.h"
 
 namespace baton {
 namespace {
 
+using worker::v1::DoneReason;
+
 // Keeps the state of the one sample, which ended with its first token, and tells until when.
-void KeepEnded(DecodeCall& call, int32_t first_token, SequenceState state, Sessions* sessions) {
+void KeepEnded(DecodeCall& call, int32_t first_token, DoneReason reason, SequenceState state, Sessions* sessions) {
   const SequenceRequest& request = call.request();
-  const bool stopped = request.IsStop(first_token);
   std::vector<int32_t> kept = request.tokens;
-  if (!stopped) kept.push_back(first_token);
+  if (reason != worker::v1::STOP_TOKEN) kept.push_back(first_token);
   absl::optional<absl::Time> until;
   if (sessions != nullptr && !call.over()) {
     until = sessions->Keep({request.keep_id, request.keep_identity}, std::move(kept), std::move(state));
   }
   worker::v1::DecodeEvent event;
   worker::v1::SampleDone* done = event.mutable_progress()->add_done();
-  done->set_reason(stopped ? worker::v1::STOP_TOKEN : worker::v1::LENGTH);
+  done->set_reason(reason);
   done->set_handoff_wait_seconds(call.handoff_wait_seconds());
   if (until.has_value()) done->set_kept_until_ms(absl::ToUnixMillis(*until));
   call.events().Push(std::move(event));
@@ -37,8 +37,10 @@ absl::StatusOr<std::vector<SampleStart>> BeginSamples(DecodeCall& call, Room roo
                                                       MemoryBudget* budget, Sessions* sessions) {
   const SequenceRequest& request = call.request();
   std::vector<SampleStart> samples;
+  absl::optional<DoneReason> end;
   for (size_t i = 0; i < first_tokens.size(); ++i) {
-    if (EndsSample(request, first_tokens[i].id)) continue;
+    end = call.sample_end().Push(first_tokens[i].id, int64_t{request.generated_tokens} + 1);
+    if (end.has_value()) continue;
     if (samples.empty()) {
       samples.push_back({static_cast<int>(i), std::move(room.state), first_tokens[i].id});
       continue;
@@ -51,11 +53,10 @@ absl::StatusOr<std::vector<SampleStart>> BeginSamples(DecodeCall& call, Room roo
     for (size_t i = samples.size(); i < first_tokens.size(); ++i) call.CountSample(DecodeOutcome::kStop);
     return samples;
   }
-  const bool stopped = request.IsStop(first_tokens.back().id);
-  if (!request.keep_id.empty()) KeepEnded(call, first_tokens[0].id, std::move(room.state), sessions);
+  if (!request.keep_id.empty()) KeepEnded(call, first_tokens[0].id, *end, std::move(room.state), sessions);
   // The memory is free before the caller hears of the end.
   { const Room freed = std::move(room); }
-  call.Finish(stopped ? DecodeOutcome::kStop : DecodeOutcome::kLength, absl::OkStatus());
+  call.Finish(OutcomeOf(*end), absl::OkStatus());
   return samples;
 }
 

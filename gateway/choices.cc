@@ -34,10 +34,10 @@ absl::Status Choices::AddFirst(const worker::v1::FirstToken& first, absl::Span<c
     BATON_RETURN_IF_ERROR(relay.AddFirst(token, &delta));
     PushDelta(which[i], 1, std::move(delta), events);
     // Where the state is to be kept, the decode worker has the last word.
-    const bool ends_here = token.has_done() && !plan_->keep.has_value();
-    if (ends_here) choice.ended_by_worker = true;
+    if (plan_->keep.has_value()) continue;
+    if (token.has_done()) choice.ended_by_worker = true;
     if (!relay.end().has_value()) continue;
-    if (ends_here || relay.end()->stop_string) Finish(which[i], *relay.end(), events);
+    if (token.has_done() || relay.end()->stop_string) Finish(which[i], *relay.end(), events);
     if (!token.has_done() && relay.end()->stop_string) choice.unwanted = true;
   }
   return absl::OkStatus();
@@ -53,14 +53,18 @@ absl::Status Choices::AddProgress(const worker::v1::Progress& progress, absl::Sp
     BATON_RETURN_IF_ERROR(Find(chunk.sample(), which, &index));
     Choice& choice = choices_[static_cast<size_t>(index)];
     TokenRelay& relay = *choice.relay;
-    // On their way when the stop string was found.
-    if (relay.end().has_value() && relay.end()->stop_string) continue;
     const int32_t before = relay.completion_tokens();
-    v1::Delta delta;
-    BATON_RETURN_IF_ERROR(relay.AddChunk(chunk, &delta));
-    PushDelta(index, relay.completion_tokens() - before, std::move(delta), events);
-    // The worker says itself when a sample is done, with its memory freed; a stop string only the gateway knows.
-    if (!relay.end().has_value() || !relay.end()->stop_string) continue;
+    // Else they were on their way when the stop string was found.
+    if (!EndedWithStopString(choice)) {
+      v1::Delta delta;
+      BATON_RETURN_IF_ERROR(relay.AddChunk(chunk, &delta));
+      PushDelta(index, relay.completion_tokens() - before, std::move(delta), events);
+    }
+    // The worker says itself when a sample is done, with its memory freed. Of a stop string only the gateway knows,
+    // unless the state is to be kept; then a worker that goes on could not look for it, and keeps something else.
+    if (choice.finished || !EndedWithStopString(choice)) continue;
+    const bool goes_on = relay.completion_tokens() - before < chunk.ids_size();
+    if (plan_->keep.has_value() && !goes_on) continue;
     Finish(index, *relay.end(), events);
     choice.unwanted = true;
   }
@@ -70,9 +74,14 @@ absl::Status Choices::AddProgress(const worker::v1::Progress& progress, absl::Sp
     Choice& choice = choices_[static_cast<size_t>(index)];
     TokenRelay& relay = *choice.relay;
     choice.ended_by_worker = true;
-    if (done.has_kept_until_ms()) kept_until_ms_ = done.kept_until_ms();
-    if (choice.finished && relay.end()->stop_string) continue;
+    if (choice.finished && EndedWithStopString(choice)) continue;
     if (choice.finished) return BrokenContract("a sample that ended twice");
+    if (done.has_kept_until_ms()) kept_until_ms_ = done.kept_until_ms();
+    if (done.reason() == worker::v1::CUT_OFF) {
+      if (!cut_off_.has_value()) return BrokenContract("a sample that was cut off without being asked for");
+      FinishNow(index, *cut_off_, events);
+      continue;
+    }
     v1::Delta delta;
     BATON_RETURN_IF_ERROR(relay.AddDone(done.reason(), &delta));
     PushDelta(index, 0, std::move(delta), events);
@@ -100,19 +109,19 @@ std::vector<int32_t> Choices::TakeUnwanted(absl::Span<const int> which) {
 
 void Choices::EndRest(v1::FinishReason reason, std::vector<ChoiceEvent>* events) {
   for (int i = 0; i < plan_->choices(); ++i) {
-    Choice& choice = choices_[static_cast<size_t>(i)];
-    if (choice.finished) continue;
-    TokenRelay::End end;
-    end.reason = reason;
-    if (choice.relay->end().has_value()) {
-      end = *choice.relay->end();
-    } else {
-      v1::Delta delta;
-      delta.set_text(choice.relay->Flush());
-      PushDelta(i, 0, std::move(delta), events);
-    }
-    Finish(i, std::move(end), events);
+    if (!Get(i).finished) FinishNow(i, reason, events);
   }
+}
+
+void Choices::FinishNow(int index, v1::FinishReason reason, std::vector<ChoiceEvent>* events) {
+  TokenRelay& relay = *choices_[static_cast<size_t>(index)].relay;
+  if (relay.end().has_value()) return Finish(index, *relay.end(), events);
+  v1::Delta delta;
+  delta.set_text(relay.Flush());
+  PushDelta(index, 0, std::move(delta), events);
+  TokenRelay::End end;
+  end.reason = reason;
+  Finish(index, std::move(end), events);
 }
 
 void Choices::PushDelta(int index, int32_t tokens, v1::Delta delta, std::vector<ChoiceEvent>* events) const {
@@ -148,7 +157,13 @@ bool Choices::ended_by_worker(absl::Span<const int> which) const {
 
 bool Choices::all_ended() const {
   return std::all_of(choices_.begin(), choices_.end(),
-                     [](const Choice& choice) { return choice.relay->end().has_value(); });
+                     [](const Choice& choice) { return choice.finished || choice.relay->end().has_value(); });
+}
+
+int32_t Choices::kept_tokens() const {
+  const v1::StopMatch& match = choices_.front().end.match;
+  const bool with_stop_token = match.has_eos_token_id() || match.has_stop_token_id();
+  return completion_tokens(0) - (with_stop_token ? 1 : 0);
 }
 
 int32_t Choices::completion_tokens() const {

@@ -44,6 +44,8 @@ class Choices {
                            std::vector<ChoiceEvent>* events);
   // Finishes those that have all their tokens, without their worker's word for it: it is gone.
   void FinishEnded(absl::Span<const int> which, std::vector<ChoiceEvent>* events);
+  // Their worker is asked to end those that have not ended: this is why they do.
+  void CutOff(v1::FinishReason reason) { cut_off_ = reason; }
   // Ends the choices that have not ended, for a reason of the gateway's own.
   void EndRest(v1::FinishReason reason, std::vector<ChoiceEvent>* events);
   // Samples that ended here and that their worker knows nothing of yet.
@@ -52,7 +54,7 @@ class Choices {
   // Clients have tokens of all choices, or of none.
   bool has_first() const { return choices_.front().relay->has_first(); }
   // Has reached its end, whether or not its worker has said so.
-  bool ended(int choice) const { return Get(choice).relay->end().has_value(); }
+  bool ended(int choice) const { return Get(choice).finished || Get(choice).relay->end().has_value(); }
   bool all_ended(absl::Span<const int> which) const;
   bool all_ended() const;
   // By the workers' own word.
@@ -63,8 +65,9 @@ class Choices {
   bool complete() const { return finished_ >= plan_->stop_after; }
   // Its one choice has all its tokens, and a decode worker is still to say whether it kept the state.
   bool waits_for_session() const { return plan_->keep.has_value() && finished_ == 0; }
-  // Until when the worker keeps the state (Unix time, milliseconds).
+  // Until when the worker keeps the state (Unix time, milliseconds), and how many of the tokens belong to it.
   absl::optional<int64_t> kept_until_ms() const { return kept_until_ms_; }
+  int32_t kept_tokens() const;
   // Sampled so far, stop tokens included, of all choices.
   int32_t completion_tokens() const;
   int32_t completion_tokens(int choice) const;
@@ -90,11 +93,17 @@ class Choices {
   // The choice that is a worker's sample; checks the sample's number.
   static absl::Status Find(int32_t sample, absl::Span<const int> which, int* choice);
   void PushDelta(int index, int32_t tokens, v1::Delta delta, std::vector<ChoiceEvent>* events) const;
+  static bool EndedWithStopString(const Choice& choice) {
+    return choice.relay->end().has_value() && choice.relay->end()->stop_string;
+  }
   void Finish(int index, TokenRelay::End end, std::vector<ChoiceEvent>* events);
+  // With the text held back; `reason` counts unless its tokens have ended it.
+  void FinishNow(int index, v1::FinishReason reason, std::vector<ChoiceEvent>* events);
 
   const GenerationPlan* const plan_;
   std::vector<Choice> choices_;
   int finished_ = 0;
+  absl::optional<v1::FinishReason> cut_off_;
   absl::optional<int64_t> kept_until_ms_;
 };
 

@@ -21,7 +21,7 @@ struct Call {
 }  // namespace
 
 void EndSamples(const std::shared_ptr<WorkerConnection>& connection, const worker::v1::Reservation& reservation,
-                const std::vector<int32_t>& samples) {
+                const std::vector<int32_t>& samples, SampleEnding ending) {
   const auto call = std::make_shared<Call>();
   call->connection = connection;
   call->context.set_deadline(std::chrono::system_clock::now() + kPatience);
@@ -29,6 +29,7 @@ void EndSamples(const std::shared_ptr<WorkerConnection>& connection, const worke
   call->request.set_reservation_id(reservation.reservation_id());
   call->request.set_generation(reservation.generation());
   call->request.mutable_samples()->Add(samples.begin(), samples.end());
+  call->request.set_as_complete(ending == SampleEnding::kComplete);
   // The callback keeps the call until it has run.
   connection->decode->async()->EndSamples(&call->context, &call->request, &call->response,
                                           [call](const grpc::Status&) {});

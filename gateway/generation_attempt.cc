@@ -182,7 +182,18 @@ void GenerationSession::EndUnwantedSamples(Branch& branch) {
   if (samples.empty()) return;
   // Its one choice: the calls are wanted no more.
   if (branch.resumed) return DropAttempt(branch);
-  EndSamples(branch.attempt.route.decode.connection(), branch.attempt.reservation, samples);
+  EndSamples(branch.attempt.route.decode.connection(), branch.attempt.reservation, samples, SampleEnding::kDrop);
+}
+
+bool GenerationSession::CutOffToKeep() {
+  if (!plan_.keep.has_value()) return false;
+  // Its one choice is this one's, on whatever workers.
+  const Attempt& attempt = FirstBranch().attempt;
+  if (attempt.decode == nullptr || !attempt.has_first) return false;
+  if (choices_->all_ended()) return true;
+  choices_->CutOff(v1::FINISH_REASON_TIME_LIMIT);
+  EndSamples(attempt.route.decode.connection(), attempt.reservation, {0}, SampleEnding::kComplete);
+  return true;
 }
 
 void GenerationSession::EndBranch(Branch& branch) {
@@ -196,6 +207,7 @@ void GenerationSession::OnDecodeEnd(Branch& branch, const grpc::Status& status) 
   branch.attempt.decode.reset();
   EndCallSpan(branch.attempt.decode_span, status);
   if (choices_->all_ended(branch.choices)) return EndBranch(branch);
+  if (time_is_up_) return CompleteWithTimeLimit();
   const bool may_be_complete = !branch.attempt.has_first && status.ok() && !branch.attempt.early.empty() &&
                                !branch.attempt.early.back().progress().done().empty();
   if (may_be_complete) return;  // The first tokens are still on their way.

@@ -33,6 +33,8 @@ void GenerationSession::OnFailure(Branch& branch, Stage stage, const grpc::Statu
       stage == Stage::kPrefill ? branch.attempt.prefill_endpoint : branch.attempt.decode_endpoint;
   const WorkerFailure failure = ClassifyFailure(stage, endpoint, grpc_status);
   TraceFailure(branch, stage, failure);
+  // What there is has been sent; only the state is lost.
+  if (time_is_up_) return CompleteWithTimeLimit();
   if (failure.kind == FailureKind::kFinal) return FailAfter(branch, failure.status);
   Placement& blamed = failure.blamed == Stage::kPrefill ? branch.attempt.route.prefill : branch.attempt.route.decode;
   if (failure.kind == FailureKind::kFull && !choices_->has_first()) {

@@ -62,16 +62,27 @@ void GenerationSession::Start(absl::StatusOr<GenerationPlan> plan) {
     const std::chrono::duration<double> limit(*plan_.time_limit_seconds);
     // Beyond a year it is no limit.
     if (limit < std::chrono::hours(24 * 365)) {
-      time_limit_ =
-          environment_.timers->At(record_.accepted + std::chrono::duration_cast<Clock::duration>(limit), [weak] {
-            const std::shared_ptr<GenerationSession> session = weak.lock();
-            if (session == nullptr) return;
-            std::lock_guard<std::mutex> session_lock(session->mutex_);
-            if (!session->ended_) session->CompleteWith(v1::FINISH_REASON_TIME_LIMIT);
-          });
+      SetTimeLimit(record_.accepted + std::chrono::duration_cast<Clock::duration>(limit),
+                   &GenerationSession::OnTimeLimit);
     }
   }
   if (route->has_value()) OnRoute(FirstBranch(), std::move(**route));
+}
+
+void GenerationSession::SetTimeLimit(Clock::time_point when, void (GenerationSession::*step)()) {
+  const std::weak_ptr<GenerationSession> weak = weak_from_this();
+  time_limit_ = environment_.timers->At(when, [weak, step] {
+    const std::shared_ptr<GenerationSession> session = weak.lock();
+    if (session == nullptr) return;
+    std::lock_guard<std::mutex> session_lock(session->mutex_);
+    if (!session->ended_) (session.get()->*step)();
+  });
+}
+
+void GenerationSession::OnTimeLimit() {
+  if (!CutOffToKeep()) return CompleteWithTimeLimit();
+  time_is_up_ = true;
+  SetTimeLimit(Clock::now() + environment_.keep_patience, &GenerationSession::CompleteWithTimeLimit);
 }
 
 void GenerationSession::Cancel() {
@@ -160,6 +171,7 @@ void GenerationSession::CompleteWith(v1::FinishReason reason) {
     finished->mutable_session()->set_handle(
         MakeSessionHandle(FirstBranch().attempt.reservation.boot_id(), plan_.keep->id()));
     finished->mutable_session()->set_expires_in_seconds(std::max(0.0, left));
+    finished->mutable_session()->set_output_tokens(choices_->kept_tokens());
   }
   finished->mutable_timing()->set_queue_seconds(record_.queue_seconds);
   finished->mutable_timing()->set_time_to_first_token_seconds(std::max(0.0, record_.time_to_first_token));

@@ -61,6 +61,8 @@ struct SessionEnvironment {
   int max_failures = 32;
   // How long a request whose workers were lost waits for others.
   Clock::duration resume_timeout = std::chrono::seconds(30);
+  // How long a decode worker may take to keep the state of a turn whose time is up.
+  Clock::duration keep_patience = std::chrono::seconds(2);
   // A worker that owes an answer and gives no sign of life for so long is given up. Zero: never.
   Clock::duration stall_timeout = std::chrono::seconds(10);
 };
@@ -104,6 +106,9 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void HandleLeaving(Branch& branch, const worker::v1::Leaving& leaving);
   // Frees samples that ended here (a stop string) at the decode worker, while others go on.
   void EndUnwantedSamples(Branch& branch);
+  // Has the decode worker end the turn with its next token and keep the state. False: there is no state, or none to
+  // keep.
+  bool CutOffToKeep();
   // The branch has all its tokens, and its workers have nothing more to say.
   void EndBranch(Branch& branch);
 
@@ -128,6 +133,10 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   // Pushes events, and ends the request when that fails. False: it has ended.
   bool Relay(std::vector<ChoiceEvent> events);
   bool Push(v1::GenerateEvent event);
+  void OnTimeLimit();
+  // Runs `step` at that time, with the lock held, unless the request is over.
+  void SetTimeLimit(Clock::time_point when, void (GenerationSession::*step)());
+  void CompleteWithTimeLimit() { CompleteWith(v1::FINISH_REASON_TIME_LIMIT); }
   // Enough choices have finished: cuts off the rest, if there is any, and tells the client.
   void Complete();
   // `reason`: why choices end that have not ended themselves.
@@ -166,6 +175,8 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   int attempt_numbers_ = 0;
   int failures_ = 0;
   absl::optional<Timers::Id> time_limit_;
+  // The time is up, and a decode worker is to end the turn.
+  bool time_is_up_ = false;
   int32_t cached_tokens_ = 0;
   bool routed_before_ = false;
   // Of each choice.

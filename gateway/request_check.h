@@ -28,8 +28,6 @@
 namespace baton {
 
 inline constexpr int kMaxChoices = 128;
-inline constexpr int kMaxStopStrings = 16;
-inline constexpr size_t kMaxStopStringBytes = 256;
 inline constexpr int kMaxContinuations = 256;
 
 // A generation request with nothing left to decide.

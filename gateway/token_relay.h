@@ -38,7 +38,7 @@ class TokenRelay {
   struct End {
     v1::FinishReason reason = v1::FINISH_REASON_UNSPECIFIED;
     v1::StopMatch match;
-    // Found in the text: the workers know nothing of it and have to be stopped.
+    // Found in the text: unless the state is to be kept, the workers know nothing of it and have to be stopped.
     bool stop_string = false;
   };
 

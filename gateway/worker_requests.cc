@@ -100,7 +100,10 @@ DecodeRequest MakeDecodeRequest(const GenerationPlan& plan, const Route& route, 
     *request.mutable_session() = continuation != nullptr ? continuation->state->source.key() : plan.session->key();
   }
   for (const Standby& standby : route.standbys) request.add_standbys(standby.endpoint);
-  if (plan.keep.has_value()) *request.mutable_keep() = *plan.keep;
+  if (!plan.keep.has_value()) return request;
+  *request.mutable_keep() = *plan.keep;
+  request.mutable_stop_strings()->Add(plan.stop_strings.begin(), plan.stop_strings.end());
+  request.set_include_stop_tokens(plan.include_stop_in_output);
   return request;
 }
 

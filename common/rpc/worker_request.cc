@@ -127,6 +127,19 @@ absl::StatusOr<SequenceRequest> Check(const Request& request, const RequestLimit
   return out;
 }
 
+void CheckStopStrings(const worker::v1::DecodeRequest& request, Violations* violations) {
+  if (request.stop_strings().empty()) return;
+  if (!request.has_keep()) violations->emplace_back("stop_strings", "are only for a sequence that is kept");
+  if (request.stop_strings_size() > kMaxStopStrings) {
+    violations->emplace_back("stop_strings", absl::StrCat("at most ", kMaxStopStrings, " strings"));
+  }
+  for (const std::string& stop : request.stop_strings()) {
+    if (!stop.empty() && stop.size() <= kMaxStopStringBytes) continue;
+    violations->emplace_back("stop_strings", absl::StrCat("must have 1 to ", kMaxStopStringBytes, " bytes each"));
+    return;
+  }
+}
+
 }  // namespace
 
 bool SequenceRequest::IsStop(int32_t id) const {
@@ -185,11 +198,14 @@ absl::StatusOr<SequenceRequest> CheckRequest(const worker::v1::DecodeRequest& re
   } else if (!std::all_of(request.standbys().begin(), request.standbys().end(), IsEndpoint)) {
     violations.emplace_back("standbys", "must be HOST:PORT of decode workers");
   }
+  CheckStopStrings(request, &violations);
   absl::StatusOr<SequenceRequest> checked = Check(request, limits, /*generates=*/true, std::move(violations));
   if (!checked.ok()) return checked;
   checked->standbys.assign(request.standbys().begin(), request.standbys().end());
   checked->keep_id = request.keep().id();
   checked->keep_identity = request.keep().identity();
+  checked->stop_strings.assign(request.stop_strings().begin(), request.stop_strings().end());
+  checked->include_stop_tokens = request.include_stop_tokens();
   checked->compute_prompt = request.compute_prompt();
   checked->session_id = request.session().id();
   checked->session_identity = request.session().identity();

@@ -25,6 +25,8 @@ inline constexpr int kMaxPriority = 100;
 inline constexpr int kMaxRequestIdBytes = 128;
 inline constexpr size_t kMaxCacheSaltBytes = 128;
 inline constexpr int kMaxStopTokenIds = 1024;
+inline constexpr int kMaxStopStrings = 16;
+inline constexpr size_t kMaxStopStringBytes = 256;
 inline constexpr int kMaxLogitBiasEntries = 1024;
 inline constexpr size_t kSessionIdBytes = 16;
 inline constexpr size_t kIdentityBytes = 32;
@@ -58,6 +60,10 @@ struct SequenceRequest {
   // DecodeRequest: the key to keep the finished sequence under; empty: it is not kept.
   std::string keep_id;
   std::string keep_identity;
+  // DecodeRequest: what ends the sequence when its text contains it, and whether stop tokens are part of that text.
+  // Only of one that is kept.
+  std::vector<std::string> stop_strings;
+  bool include_stop_tokens = false;
   // DecodeRequest: the worker computes the prompt itself, going on from this session unless the id is empty.
   bool compute_prompt = false;
   std::string session_id;

@@ -14,6 +14,9 @@
 
 namespace baton {
 
+// U+2581, which SentencePiece writes for a space.
+inline constexpr absl::string_view kSpaceSymbol = "\xE2\x96\x81";
+
 // Values as in sentencepiece_model.proto.
 enum class PieceType : int32_t {
   kNormal = 1,

@@ -48,12 +48,12 @@ StopFound FindStop(absl::string_view text, const std::vector<std::string>& stops
 
 }  // namespace
 
-StreamDecoder::StreamDecoder(const Tokenizer* tokenizer, StreamDecoderOptions options)
-    : tokenizer_(tokenizer), options_(std::move(options)) {}
+StreamDecoder::StreamDecoder(const TokenText* tokens, StreamDecoderOptions options)
+    : tokens_(tokens), options_(std::move(options)) {}
 
 StreamDecoder::Step StreamDecoder::Push(int32_t id) {
   if (done_) return {};
-  bytes_ += tokenizer_->TokenBytes(id, options_.keep_special);
+  bytes_ += tokens_->TokenBytes(id, options_.keep_special);
   return Release(/*flush=*/false);
 }
 

@@ -1,6 +1,9 @@
 // Tokens in, text deltas out: never half a UTF-8 character, never a prefix of a stop string that may still match,
 // nothing after a match. One per stream; not thread-safe.
 //
+// Gateways make what clients read with it, and decode workers find the token at which a conversation that is kept ends:
+// what completes a stop string is the same for both.
+//
 //   StreamDecoder decoder(tokenizer, {.stop = {"\n\n"}});
 //   StreamDecoder::Step step = decoder.Push(id);   // step.text is safe to send
 //   if (step.matched_stop >= 0) ...                // generation ends here
@@ -11,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "common/text/tokenizer.h"
+#include "common/text/vocabulary.h"
 
 namespace baton {
 
@@ -32,8 +35,8 @@ class StreamDecoder {
     int matched_stop = -1;
   };
 
-  // `tokenizer` must outlive the decoder.
-  StreamDecoder(const Tokenizer* tokenizer, StreamDecoderOptions options);
+  // `tokens` must outlive the decoder.
+  StreamDecoder(const TokenText* tokens, StreamDecoderOptions options);
   // Nothing after a match.
   Step Push(int32_t id);
   // Everything held back; incomplete UTF-8 becomes U+FFFD (cut, should that complete a stop string). Empty after a
@@ -42,7 +45,7 @@ class StreamDecoder {
 
  private:
   Step Release(bool flush);
-  const Tokenizer* tokenizer_;
+  const TokenText* tokens_;
   StreamDecoderOptions options_;
   // Token bytes that do not make a whole character yet.
   std::string bytes_;

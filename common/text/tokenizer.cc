@@ -3,50 +3,40 @@
 #include <algorithm>
 #include <array>
 #include <string_view>
-#include <utility>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/status_macros.h"
 #include "common/text/sentencepiece_encoder.h"
 #include "common/text/sentencepiece_model.h"
-#include "common/text/special_symbols.h"
 #include "common/text/utf8.h"
+#include "common/text/vocabulary.h"
 
 namespace baton {
 namespace {
 
-// U+2581, which SentencePiece writes for a space.
-constexpr absl::string_view kSpaceSymbol = "\xE2\x96\x81";
-
 class SentencePieceTokenizer final : public Tokenizer {
  public:
-  absl::Status Init(SentencePieceModel model) {
-    const size_t count = model.pieces.size();
-    special_.resize(count);
-    for (size_t id = 0; id < count; ++id) {
-      const VocabularyPiece& piece = model.pieces[id];
-      special_[id] = piece.type == PieceType::kControl || piece.type == PieceType::kUnknown ||
-                     (piece.type == PieceType::kUserDefined && IsControlLikeSymbol(piece.piece));
-    }
+  explicit SentencePieceTokenizer(const SentencePieceModel& model) : vocabulary_(model.pieces) {}
+
+  absl::Status Init(const SentencePieceModel& model) {
     std::string error;
-    encoder_ = SentencePieceEncoder::Load(SerializeForEncoding(model, special_), &error);
+    encoder_ = SentencePieceEncoder::Load(SerializeForEncoding(model, vocabulary_.special()), &error);
     if (encoder_ == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat("SentencePiece refuses the model: ", error));
     }
-    pieces_ = std::move(model.pieces);
-    ids_.reserve(count);
-    for (size_t id = 0; id < count; ++id) {
-      ids_.emplace(pieces_[id].piece, static_cast<int32_t>(id));
-      if (special_[id]) specials_by_first_byte_[FirstByte(pieces_[id].piece)].push_back(static_cast<int32_t>(id));
+    ids_.reserve(vocabulary_.size());
+    for (int32_t id = 0; id < vocab_size(); ++id) {
+      const std::string& piece = vocabulary_.piece(id);
+      ids_.emplace(piece, id);
+      if (IsSpecial(id)) specials_by_first_byte_[FirstByte(piece)].push_back(id);
     }
     for (std::vector<int32_t>& specials : specials_by_first_byte_) {
       std::sort(specials.begin(), specials.end(),
-                [&](int32_t a, int32_t b) { return pieces_[a].piece.size() > pieces_[b].piece.size(); });
+                [&](int32_t a, int32_t b) { return vocabulary_.piece(a).size() > vocabulary_.piece(b).size(); });
     }
     for (int byte = 0; byte < 256; ++byte) byte_ids_[byte] = ids_.at(absl::StrFormat("<0x%02X>", byte));
     bos_id_ = ControlId(model.bos_piece);
@@ -72,7 +62,7 @@ class SentencePieceTokenizer final : public Tokenizer {
       }
       BATON_RETURN_IF_ERROR(EncodePlain(text.substr(plain_begin, offset - plain_begin), ids));
       ids.push_back(special);
-      offset += pieces_[special].piece.size();
+      offset += vocabulary_.piece(special).size();
       plain_begin = offset;
     }
     BATON_RETURN_IF_ERROR(EncodePlain(text.substr(plain_begin), ids));
@@ -80,20 +70,18 @@ class SentencePieceTokenizer final : public Tokenizer {
   }
 
   std::string TokenBytes(int32_t id, bool keep_special) const override {
-    std::string bytes;
-    AppendTokenBytes(id, keep_special, bytes);
-    return bytes;
+    return vocabulary_.TokenBytes(id, keep_special);
   }
 
   std::string Decode(absl::Span<const int32_t> ids, bool keep_special) const override {
     std::string bytes;
-    for (const int32_t id : ids) AppendTokenBytes(id, keep_special, bytes);
+    for (const int32_t id : ids) vocabulary_.AppendTokenBytes(id, keep_special, bytes);
     std::string text;
     MoveUtf8(bytes, text, /*flush=*/true);
     return text;
   }
 
-  int32_t vocab_size() const override { return static_cast<int32_t>(pieces_.size()); }
+  int32_t vocab_size() const override { return static_cast<int32_t>(vocabulary_.size()); }
   int32_t bos_id() const override { return bos_id_; }
   int32_t eos_id() const override { return eos_id_; }
 
@@ -102,13 +90,13 @@ class SentencePieceTokenizer final : public Tokenizer {
     return found == ids_.end() ? -1 : found->second;
   }
 
-  std::string Piece(int32_t id) const override { return InVocabulary(id) ? pieces_[id].piece : std::string(); }
-  bool IsSpecial(int32_t id) const override { return InVocabulary(id) && special_[id]; }
+  std::string Piece(int32_t id) const override {
+    return vocabulary_.Contains(id) ? vocabulary_.piece(id) : std::string();
+  }
+  bool IsSpecial(int32_t id) const override { return vocabulary_.IsSpecial(id); }
 
  private:
   static uint8_t FirstByte(absl::string_view text) { return static_cast<uint8_t>(text.front()); }
-
-  bool InVocabulary(int32_t id) const { return id >= 0 && static_cast<size_t>(id) < pieces_.size(); }
 
   int32_t ControlId(absl::string_view piece) const {
     const int32_t id = PieceId(piece);
@@ -118,7 +106,7 @@ class SentencePieceTokenizer final : public Tokenizer {
   // The longest special symbol that `text` starts with, or -1.
   int32_t SpecialAt(absl::string_view text) const {
     for (const int32_t id : specials_by_first_byte_[FirstByte(text)]) {
-      if (absl::StartsWith(text, pieces_[id].piece)) return id;
+      if (absl::StartsWith(text, vocabulary_.piece(id))) return id;
     }
     return -1;
   }
@@ -140,30 +128,9 @@ class SentencePieceTokenizer final : public Tokenizer {
     return absl::OkStatus();
   }
 
-  void AppendTokenBytes(int32_t id, bool keep_special, std::string& out) const {
-    if (!InVocabulary(id)) return;
-    absl::string_view piece = pieces_[id].piece;
-    if (special_[id]) {
-      if (keep_special) absl::StrAppend(&out, piece);
-      return;
-    }
-    if (pieces_[id].type == PieceType::kByte) {
-      out += absl::HexStringToBytes(piece.substr(3, 2));  // <0xHH>
-      return;
-    }
-    for (;;) {
-      const size_t symbol = piece.find(kSpaceSymbol);
-      absl::StrAppend(&out, piece.substr(0, symbol));
-      if (symbol == absl::string_view::npos) return;
-      out.push_back(' ');
-      piece.remove_prefix(symbol + kSpaceSymbol.size());
-    }
-  }
-
+  const Vocabulary vocabulary_;
   std::unique_ptr<SentencePieceEncoder> encoder_;
-  std::vector<VocabularyPiece> pieces_;
-  std::vector<bool> special_;
-  // Keys are views of pieces_.
+  // Keys are views of the vocabulary's pieces.
   absl::flat_hash_map<absl::string_view, int32_t> ids_;
   // Longest name first.
   std::array<std::vector<int32_t>, 256> specials_by_first_byte_;
@@ -175,9 +142,9 @@ class SentencePieceTokenizer final : public Tokenizer {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromModel(absl::string_view model) {
-  BATON_ASSIGN_OR_RETURN(SentencePieceModel parsed, ParseSentencePieceModel(model));
-  auto tokenizer = std::make_unique<SentencePieceTokenizer>();
-  BATON_RETURN_IF_ERROR(tokenizer->Init(std::move(parsed)));
+  BATON_ASSIGN_OR_RETURN(const SentencePieceModel parsed, ParseSentencePieceModel(model));
+  auto tokenizer = std::make_unique<SentencePieceTokenizer>(parsed);
+  BATON_RETURN_IF_ERROR(tokenizer->Init(parsed));
   return tokenizer;
 }
 

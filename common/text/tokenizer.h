@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "common/text/vocabulary.h"
 
 namespace baton {
 
@@ -27,19 +28,14 @@ struct EncodeOptions {
   bool parse_special = false;
 };
 
-class Tokenizer {
+class Tokenizer : public TokenText {
  public:
   // `model`: bytes of tokenizer.model. INVALID_ARGUMENT, saying why, when it is corrupt or not
   // of Gemma's kind (sentencepiece_model.h).
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromModel(absl::string_view model);
-  virtual ~Tokenizer() = default;
-
   // No BOS is added. Invalid UTF-8 is an INVALID_ARGUMENT naming the byte offset.
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                                       const EncodeOptions& options = {}) const = 0;
-  // The bytes of one token as they appear in text: byte pieces give their byte, control tokens nothing (or their name
-  // when keep_special). Out-of-range ids give nothing.
-  virtual std::string TokenBytes(int32_t id, bool keep_special = false) const = 0;
   // Concatenated TokenBytes; invalid UTF-8 sequences (from byte pieces) are replaced by U+FFFD.
   virtual std::string Decode(absl::Span<const int32_t> ids, bool keep_special = false) const = 0;
 

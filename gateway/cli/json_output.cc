@@ -43,7 +43,8 @@ void AddFinished(const v1::Finished& finished, Json* out) {
                       {"total_seconds", finished.timing().total_seconds()}};
   if (finished.has_session()) {
     (*out)["session"] = {{"handle", finished.session().handle()},
-                         {"expires_in_seconds", finished.session().expires_in_seconds()}};
+                         {"expires_in_seconds", finished.session().expires_in_seconds()},
+                         {"output_tokens", finished.session().output_tokens()}};
   }
 }
 

@@ -98,6 +98,74 @@ def test_chat_turns_close_the_answer(fleet, model):
     assert not second.finished.HasField("session"), "nobody asked"
 
 
+def expect_goes_on(fleet, model, conversation, handle, pending=1):
+    """The turn after this conversation is, bit for bit, that of a request that sends all of it."""
+    settle(fleet)
+    new = ids_of(9, 7)
+    logprobs = pb.OutputParams(logprobs=True)
+    kept = fleet.generate(tokens(new, model, session=handle, output=logprobs, **TURNS["length"]))
+    whole = fleet.generate(tokens(conversation + new, model, output=logprobs, **TURNS["length"]))
+    assert list(kept.token_ids) == list(whole.token_ids)
+    assert list(kept.logprobs) == list(whole.logprobs)
+    assert kept.finished.usage.prompt_tokens == len(conversation) + len(new)
+    assert kept.finished.usage.cached_prompt_tokens == len(conversation) - pending
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_turns_that_end_with_a_stop_string_go_on(fleet, model):
+    conversation = [2] + ids_of(60, 1)
+    sampling = pb.SamplingParams(temperature=1.2, seed=3)
+    stopping = pb.StoppingParams(max_new_tokens=60, ignore_eos=True)
+    text = fleet.generate(tokens(conversation, model, sampling=sampling, stopping=stopping)).text
+    half = len(text) // 2
+    for number, stop in enumerate([[text[half]], [text[half - 10:half + 10]],
+                                   ["never", text[half:half + 8] + "never", text[half + 2:half + 6]], [text[:1]]]):
+        request = tokens(conversation, model, sampling=sampling, stopping=stopping)
+        request.stopping.stop[:] = stop
+        request.stopping.include_stop_in_output = number % 2 == 1
+        plain = fleet.generate(request)
+        request.keep_state = True
+        kept = fleet.generate(request)
+        # What the client sees is the same in everything.
+        assert kept.finished.match.stop_string == plain.finished.match.stop_string != ""
+        assert kept.text == plain.text
+        assert list(kept.token_ids) == list(plain.token_ids)
+        assert kept.finished.usage.completion_tokens == plain.finished.usage.completion_tokens
+        assert kept.finished.session.output_tokens == len(kept.token_ids) == kept.finished.usage.completion_tokens
+        expect_goes_on(fleet, model, conversation + list(kept.token_ids), kept.finished.session.handle)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_turns_that_end_at_the_time_limit_go_on(fleet, model):
+    conversation = [2] + ids_of(60, 1)
+    for limit in [0.3, 1, 4]:
+        stopping = pb.StoppingParams(max_new_tokens=6000, ignore_eos=True, time_limit_seconds=limit)
+        kept = fleet.generate(tokens(conversation, model, keep_state=True, sampling=greedy(), stopping=stopping))
+        assert kept.finished.reason == pb.FINISH_REASON_TIME_LIMIT
+        if kept.finished.HasField("session"):
+            break
+    assert kept.finished.session.output_tokens == len(kept.token_ids) > 0
+    expect_goes_on(fleet, model, conversation + list(kept.token_ids), kept.finished.session.handle)
+
+
+def test_a_chat_turn_is_closed_after_a_stop_string(fleet):
+    asked = chat("What is the capital of France?", GEMMA, keep_state=True, sampling=greedy())
+    text = fleet.generate(asked).text
+    asked.stopping.stop[:] = [text[len(text) // 2:][:2]]
+    first = fleet.generate(asked)
+    assert first.finished.match.stop_string and first.finished.session.handle
+    settle(fleet)
+    second = fleet.generate(chat("And of Italy?", GEMMA, session=first.finished.session.handle, sampling=greedy()))
+    prompt = fleet.inference.Tokenize(pb.TokenizeRequest(model=GEMMA, chat=asked.chat)).ids
+    between = "<end_of_turn>\n<start_of_turn>user\nAnd of Italy?<end_of_turn>\n<start_of_turn>model\n"
+    closed = fleet.inference.Tokenize(pb.TokenizeRequest(
+        model=GEMMA, text=pb.TextPrompt(text=between, add_bos=False, parse_special=True))).ids
+    whole = fleet.generate(tokens([*prompt, *first.token_ids, *closed], GEMMA, sampling=greedy()))
+    assert list(second.token_ids) == list(whole.token_ids)
+    assert second.finished.usage.prompt_tokens == whole.finished.usage.prompt_tokens
+    assert second.finished.usage.cached_prompt_tokens == len(prompt) + len(first.token_ids) - 1
+
+
 def test_one_handle_goes_on_many_times(fleet):
     first = fleet.generate(tokens([2] + ids_of(90, 3), RECURRENT, keep_state=True, **TURNS["length"]))
     settle(fleet)

@@ -1,12 +1,13 @@
-// Feeds arbitrary bytes to the gateway as the requests of any client.
+// Feeds arbitrary bytes to the gateway as the requests of any client, and to workers as those of any gateway.
 //
 // Input: one byte of choices, then the message in protobuf's wire format.
 //   bits 0-1  GenerateRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest
 //   bit 2     the model has a small context
 //   bit 3     the model has no tokenizer
+//   bit 4     instead, a worker's DecodeRequest, or with bit 0 PrefillRequest
 //
 // Held: no crash; a refusal is INVALID_ARGUMENT or FAILED_PRECONDITION with a message; whatever is accepted, workers
-// accept too; tokenizing and detokenizing text gives the text.
+// accept too, and is within their limits; tokenizing and detokenizing text gives the text.
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -52,6 +53,19 @@ void HoldRefusal(const absl::Status& status) {
   BATON_CHECK(!status.message().empty());
 }
 
+// What an engine may rely on.
+void HoldAccepted(const SequenceRequest& request, const RequestLimits& limits) {
+  BATON_CHECK(!request.tokens.empty() && request.total_tokens() <= limits.max_tokens);
+  BATON_CHECK(request.generated_tokens >= 0 && static_cast<size_t>(request.generated_tokens) < request.tokens.size());
+  for (const int32_t id : request.tokens) BATON_CHECK(id >= 0 && id < limits.vocab_size);
+  const bool kept = request.keep_id.size() == kSessionIdBytes && request.keep_identity.size() == kIdentityBytes;
+  BATON_CHECK(kept ? request.samples() == 1 : request.keep_id.empty() && request.stop_strings.empty());
+  BATON_CHECK(static_cast<int>(request.stop_strings.size()) <= kMaxStopStrings);
+  for (const std::string& stop : request.stop_strings) {
+    BATON_CHECK(!stop.empty() && stop.size() <= kMaxStopStringBytes);
+  }
+}
+
 RequestLimits LimitsOf(const ServedModel& model) {
   RequestLimits limits;
   BATON_CHECK(Fingerprint::FromBytes(model.fingerprint, &limits.fingerprint));
@@ -69,7 +83,9 @@ void HoldGenerate(const v1::GenerateRequest& request, const std::shared_ptr<cons
     Route route;
     route.prompt_place = place;
     route.standbys = {{"127.0.0.1:2", nullptr}, {"127.0.0.1:3", nullptr}};
-    BATON_CHECK(CheckRequest(MakeDecodeRequest(*plan, route), limits).ok());
+    const absl::StatusOr<SequenceRequest> checked = CheckRequest(MakeDecodeRequest(*plan, route), limits);
+    BATON_CHECK(checked.ok());
+    HoldAccepted(*checked, limits);
   }
   worker::v1::Reservation reservation;
   reservation.set_endpoint("127.0.0.1:1");
@@ -101,6 +117,14 @@ void HoldDetokenize(const v1::DetokenizeRequest& request, const ServedModel& mod
   if (!response.ok()) HoldRefusal(response.status());
 }
 
+template <typename Request>
+void HoldWorkerRequest(const Request& request, const ServedModel& model) {
+  const RequestLimits limits = LimitsOf(model);
+  const absl::StatusOr<SequenceRequest> checked = CheckRequest(request, limits);
+  if (!checked.ok()) return HoldRefusal(checked.status());
+  HoldAccepted(*checked, limits);
+}
+
 template <typename Request, typename Hold>
 void ParseAndHold(const uint8_t* data, size_t size, Hold hold) {
   Request request;
@@ -115,6 +139,15 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::shared_ptr<const ServedModel> model = ModelFor(data[0]);
   const uint8_t* const message = data + 1;
+  if ((data[0] & 16) != 0) {
+    const auto hold = [&](const auto& request) { HoldWorkerRequest(request, *model); };
+    if ((data[0] & 1) != 0) {
+      ParseAndHold<worker::v1::PrefillRequest>(message, size - 1, hold);
+    } else {
+      ParseAndHold<worker::v1::DecodeRequest>(message, size - 1, hold);
+    }
+    return 0;
+  }
   switch (data[0] & 3) {
     case 0:
       ParseAndHold<v1::GenerateRequest>(message, size - 1, [&](const auto& request) { HoldGenerate(request, model); });

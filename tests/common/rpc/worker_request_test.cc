@@ -229,6 +229,30 @@ TEST(WorkerRequestTest, PrefillChecksItsOwnFields) {
   });
 }
 
+TEST(WorkerRequestTest, StopStringsAreForWhatIsKept) {
+  const auto check = [](const std::vector<std::string>& strings, bool keep = true) {
+    DecodeRequest request = Valid<DecodeRequest>();
+    if (keep) {
+      request.mutable_keep()->set_id(std::string(kSessionIdBytes, 'k'));
+      request.mutable_keep()->set_identity(std::string(kIdentityBytes, 'i'));
+    }
+    request.mutable_stop_strings()->Add(strings.begin(), strings.end());
+    request.set_include_stop_tokens(true);
+    return CheckRequest(request, Limits());
+  };
+  const absl::StatusOr<SequenceRequest> request = check({"\n\n", std::string(kMaxStopStringBytes, 's')});
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_THAT(request->stop_strings, ElementsAre("\n\n", std::string(kMaxStopStringBytes, 's')));
+  EXPECT_TRUE(request->include_stop_tokens);
+  EXPECT_TRUE(check(std::vector<std::string>(kMaxStopStrings, "stop")).ok());
+  for (const absl::Status& status : {check({"stop"}, /*keep=*/false).status(), check({"stop", ""}).status(),
+                                     check({std::string(kMaxStopStringBytes + 1, 's')}).status(),
+                                     check(std::vector<std::string>(kMaxStopStrings + 1, "stop")).status()}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("stop_strings"));
+  }
+}
+
 TEST(WorkerRequestTest, FirstTokenRecordsKeepTheirLogprobs) {
   TokenLogprob logprob;
   logprob.logprob = -0.5f;

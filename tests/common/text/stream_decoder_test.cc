@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "common/text/tokenizer.h"
 #include "common/text/utf8.h"
 #include "tests/common/text/gemma_like_model.h"
 
