@@ -97,16 +97,15 @@ DecodeService::DecodeService(Model* model, const DecodeServiceOptions& options, 
       metrics_(metrics, options.model_name, budget),
       session_metrics_(metrics, options.model_name),
       checkpoint_metrics_(metrics, options.model_name),
-      reclaimable_(load),
       sessions_(options.sessions, model->fingerprint(), budget, &session_metrics_,
-                [this](int64_t bytes) {
-                  reclaimable_.SetSessions(bytes);
+                [this, load](int64_t count, int64_t bytes) {
+                  load->SetKeptSessions(count, bytes);
                   metrics_.UpdateStateBytes();
                 }),
       checkpoints_(WithMaxTokens(options), model->MakeStateLayout(DecodeRunTokens(options.engine)),
                    model->fingerprint(), budget, &checkpoint_metrics_,
-                   [this](int64_t bytes) {
-                     reclaimable_.SetCheckpoints(bytes);
+                   [this, load](int64_t count, int64_t bytes) {
+                     load->SetCheckpoints(count, bytes);
                      metrics_.UpdateStateBytes();
                    }),
       left_states_(model->fingerprint(), [this] { metrics_.UpdateStateBytes(); }),

@@ -56,27 +56,6 @@ struct DecodeServiceOptions {
   std::shared_ptr<const Tracing> tracing;
 };
 
-// What MakeRoom could free, as the worker's load has it. Thread-safe.
-class ReclaimableBytes {
- public:
-  // `load` must outlive it.
-  explicit ReclaimableBytes(LoadReporter* load) : load_(load) {}
-  void SetSessions(int64_t bytes) { Set(&sessions_, bytes); }
-  void SetCheckpoints(int64_t bytes) { Set(&checkpoints_, bytes); }
-
- private:
-  void Set(int64_t* part, int64_t bytes) {
-    absl::MutexLock lock(&mutex_);
-    *part = bytes;
-    load_->SetReclaimable(sessions_ + checkpoints_);
-  }
-
-  LoadReporter* const load_;
-  absl::Mutex mutex_;
-  int64_t sessions_ = 0;
-  int64_t checkpoints_ = 0;
-};
-
 // A decode step appends one token to each running sequence, and to a prompt that is computed here a chunk.
 inline int DecodeRunTokens(const DecodeEngineOptions& options) { return std::max(1, options.local_prefill_chunk); }
 
@@ -154,7 +133,6 @@ class DecodeService final : public DecodeServiceBase {
   DecodeMetrics metrics_;
   SessionMetrics session_metrics_;
   CheckpointMetrics checkpoint_metrics_;
-  ReclaimableBytes reclaimable_;
   Sessions sessions_;
   StateCheckpoints checkpoints_;
   LeftStates left_states_;

@@ -225,6 +225,7 @@ void DecodeEngine::Step() {
   metrics_->step_tokens.Observe(static_cast<double>(tokens));
   metrics_->step_sequences.Observe(static_cast<double>(runs_.size()));
   load_->AddTokens(static_cast<int64_t>(batch_.size()));
+  load_->AddStep(static_cast<int64_t>(runs_.size()));
   ContinuePrompts(logits.subspan(batch_.size() * vocab_size));
   metrics_->step_seconds.Observe(absl::ToDoubleSeconds(absl::Now() - start));
 }

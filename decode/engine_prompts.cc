@@ -19,6 +19,7 @@ void DecodeEngine::AddPrompt(std::shared_ptr<DecodeCall> call, Room room) {
   BATON_CHECK(prompt.left() > 0);
   metrics_->local_prefills.Increment();
   metrics_->prompt_tokens_cached.Increment(static_cast<double>(cached));
+  load_->AddCachedPrompt(cached);
   absl::MutexLock lock(&mutex_);
   prompt_arrivals_.push_back(std::move(prompt));
   ReportPromptTokens();
@@ -59,7 +60,9 @@ void DecodeEngine::ContinuePrompts(absl::Span<const float> logits) {
   if (prompt_batch_.empty()) return;
   const size_t vocab_size = static_cast<size_t>(model_->config().vocab_size);
   for (LocalPrompt* prompt : prompt_batch_) {
-    metrics_->prompt_tokens_computed.Increment(static_cast<double>(std::exchange(prompt->in_step, 0)));
+    const int64_t computed = std::exchange(prompt->in_step, 0);
+    metrics_->prompt_tokens_computed.Increment(static_cast<double>(computed));
+    load_->AddComputedPrompt(computed);
     if (prompt->left() > 0) continue;
     CompletePrompt(*prompt, logits.subspan(0, vocab_size));
     logits.remove_prefix(vocab_size);

@@ -71,7 +71,7 @@ std::unique_ptr<SessionFrames> FramesOf(SequenceState state, const Fingerprint& 
 }
 
 Sessions::Sessions(const SessionOptions& options, const Fingerprint& fingerprint, MemoryBudget* budget,
-                   SessionMetrics* metrics, std::function<void(int64_t bytes)> on_change)
+                   SessionMetrics* metrics, std::function<void(int64_t count, int64_t bytes)> on_change)
     : options_(options),
       fingerprint_(fingerprint),
       budget_(budget),
@@ -221,7 +221,7 @@ void Sessions::Trim() {
 void Sessions::Report() {
   metrics_->memory_sessions.Set(static_cast<double>(entries_.size()));
   metrics_->memory_bytes.Set(static_cast<double>(bytes_));
-  on_change_(bytes_);
+  on_change_(static_cast<int64_t>(entries_.size()), bytes_);
 }
 
 bool Sessions::HasWork() const { return stopping_ || unwritten_ > 0; }

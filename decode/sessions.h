@@ -83,9 +83,9 @@ std::unique_ptr<SessionFrames> FramesOf(
 class Sessions {
  public:
   // Everything pointed at must outlive it. The directory must exist.
-  // `on_change`: hears how many bytes of state memory MakeRoom could free; called with locks held.
+  // `on_change`: hears how many are in memory, and how many bytes of it MakeRoom could free; called with locks held.
   Sessions(const SessionOptions& options, const Fingerprint& fingerprint, MemoryBudget* budget, SessionMetrics* metrics,
-           std::function<void(int64_t bytes)> on_change);
+           std::function<void(int64_t count, int64_t bytes)> on_change);
   // Writes what has not been written.
   ~Sessions();
   Sessions(const Sessions&) = delete;
@@ -137,7 +137,7 @@ class Sessions {
   const Fingerprint fingerprint_;
   MemoryBudget* const budget_;
   SessionMetrics* const metrics_;
-  const std::function<void(int64_t)> on_change_;
+  const std::function<void(int64_t, int64_t)> on_change_;
 
   absl::Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);

@@ -33,7 +33,7 @@ absl::Status IncomingCheckpoint::Keep() {
 
 StateCheckpoints::StateCheckpoints(const CheckpointOptions& options, std::shared_ptr<const StateLayout> layout,
                                    const Fingerprint& fingerprint, MemoryBudget* budget, CheckpointMetrics* metrics,
-                                   std::function<void(int64_t bytes)> on_change)
+                                   std::function<void(int64_t count, int64_t bytes)> on_change)
     : options_(options),
       layout_(std::move(layout)),
       fingerprint_(fingerprint),
@@ -163,7 +163,7 @@ StateCheckpoints::Entry StateCheckpoints::Remove(Entries::iterator entry) {
 void StateCheckpoints::Report() {
   metrics_->held.Set(static_cast<double>(entries_.size()));
   metrics_->held_bytes.Set(static_cast<double>(bytes_));
-  on_change_(bytes_);
+  on_change_(static_cast<int64_t>(entries_.size()), bytes_);
 }
 
 void StateCheckpoints::Loop() {

@@ -88,11 +88,11 @@ class IncomingCheckpoint {
 
 class StateCheckpoints {
  public:
-  // Everything pointed at must outlive it. `layout`: of the worker's states. `on_change` hears how many bytes MakeRoom
-  // could free; called with locks held.
+  // Everything pointed at must outlive it. `layout`: of the worker's states. `on_change` hears how many there are,
+  // and how many bytes MakeRoom could free; called with locks held.
   StateCheckpoints(const CheckpointOptions& options, std::shared_ptr<const StateLayout> layout,
                    const Fingerprint& fingerprint, MemoryBudget* budget, CheckpointMetrics* metrics,
-                   std::function<void(int64_t bytes)> on_change);
+                   std::function<void(int64_t count, int64_t bytes)> on_change);
   ~StateCheckpoints();
   StateCheckpoints(const StateCheckpoints&) = delete;
 
@@ -137,7 +137,7 @@ class StateCheckpoints {
   const Fingerprint fingerprint_;
   MemoryBudget* const budget_;
   CheckpointMetrics* const metrics_;
-  const std::function<void(int64_t)> on_change_;
+  const std::function<void(int64_t, int64_t)> on_change_;
 
   absl::Mutex mutex_;
   Entries entries_ ABSL_GUARDED_BY(mutex_);

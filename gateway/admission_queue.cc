@@ -260,6 +260,11 @@ int64_t AdmissionQueue::running() const {
   return running_;
 }
 
+int64_t AdmissionQueue::waiting_tokens() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return waiting_tokens_;
+}
+
 int64_t AdmissionQueue::waiting() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return static_cast<int64_t>(waiting_.size() + resuming_.size());

@@ -115,6 +115,9 @@ class AdmissionQueue {
 
   int64_t running() const;
   int64_t waiting() const;
+  // Predicted work of those that wait.
+  int64_t waiting_tokens() const;
+  const AdmissionOptions& options() const { return options_; }
 
  private:
   // Requests that wait for the same workers.

@@ -30,6 +30,10 @@ class CircuitBreaker {
 
   bool Allows(Clock::time_point now) const { return !open_ || (now >= until_ && !probing_); }
   bool open() const { return open_; }
+  // How long nothing goes there yet; zero of an open circuit: a probe may, or does.
+  Clock::duration PauseLeft(Clock::time_point now) const {
+    return open_ ? std::max(until_ - now, Clock::duration::zero()) : Clock::duration::zero();
+  }
   // A request goes there. True: it is a probe.
   bool Begin() {
     if (open_) probing_ = true;

@@ -78,6 +78,8 @@ struct WorkerSnapshot {
   // Null when `info` is, and for a checkpoint without a tokenizer.
   std::shared_ptr<const Tokenizer> tokenizer;
   worker::v1::Load load;
+  // When that came; min(): never.
+  Clock::time_point load_time = Clock::time_point::min();
   // What it has cached of prompts; lives on as reports come in.
   std::shared_ptr<const KnownPrefixes> prefixes;
   // Grows with every load report: what was sent before the report is in it.

@@ -8,6 +8,8 @@
 #include "common/rpc/tracing.h"
 #include "gateway/admission_queue.h"
 #include "gateway/authenticator.h"
+#include "gateway/fleet_activity.h"
+#include "gateway/router.h"
 #include "gateway/timers.h"
 #include "gateway/worker_registry.h"
 
@@ -16,9 +18,14 @@ namespace baton {
 class FleetService final : public v1::Fleet::CallbackService {
  public:
   // All must outlive it.
-  FleetService(const WorkerRegistry* registry, const AdmissionQueue* queue, Authenticator* authenticator,
-               const Tracing* tracing)
-      : registry_(registry), queue_(queue), authenticator_(authenticator), tracing_(tracing) {}
+  FleetService(const WorkerRegistry* registry, const Router* router, const AdmissionQueue* queue,
+               const FleetActivity* activity, Authenticator* authenticator, const Tracing* tracing)
+      : registry_(registry),
+        router_(router),
+        queue_(queue),
+        activity_(activity),
+        authenticator_(authenticator),
+        tracing_(tracing) {}
 
   grpc::ServerUnaryReactor* GetStatus(grpc::CallbackServerContext* context, const v1::GetStatusRequest* request,
                                       v1::GetStatusResponse* response) override;
@@ -30,8 +37,13 @@ class FleetService final : public v1::Fleet::CallbackService {
   absl::StatusOr<std::shared_ptr<const CallTrace>> FindTrace(const grpc::CallbackServerContext& context,
                                                              const std::string& request_id) const;
 
+  void Describe(const WorkerSnapshot& snapshot, Clock::duration window, Clock::time_point now,
+                v1::WorkerStatus* status) const;
+
   const WorkerRegistry* const registry_;
+  const Router* const router_;
   const AdmissionQueue* const queue_;
+  const FleetActivity* const activity_;
   Authenticator* const authenticator_;
   const Tracing* const tracing_;
   const Clock::time_point started_ = Clock::now();

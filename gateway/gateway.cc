@@ -22,7 +22,7 @@ Gateway::Gateway(const GatewayOptions& options)
       queue_(options.admission, &router_, &timers_),
       registry_(options_.workers),
       inference_(MakeContext(options, this)),
-      fleet_(&registry_, &queue_, &authenticator_, tracing_.get()),
+      fleet_(&registry_, &router_, &queue_, &activity_, &authenticator_, tracing_.get()),
       server_(options_.server) {
   if (options_.tls != nullptr) tls_metrics_ = std::make_unique<TlsMetrics>(options_.tls.get(), &metrics_);
   router_.SetPrefillBacklog(options.prefill_backlog);
@@ -72,6 +72,7 @@ absl::Status Gateway::Start() {
   if (options_.metrics != "off") BATON_RETURN_IF_ERROR(metrics_server_.Start(options_.metrics));
   BATON_RETURN_IF_ERROR(server_.Start());
   registry_.Start();
+  activity_.Start(&timers_);
   server_.SetServing(true);
   return absl::OkStatus();
 }

@@ -22,6 +22,7 @@
 #include "common/rpc/tracing.h"
 #include "gateway/admission_queue.h"
 #include "gateway/authenticator.h"
+#include "gateway/fleet_activity.h"
 #include "gateway/fleet_service.h"
 #include "gateway/gateway_metrics.h"
 #include "gateway/inference_service.h"
@@ -96,6 +97,7 @@ class Gateway {
   AdmissionQueue queue_;
   ModelCatalog catalog_{&gateway_metrics_};
   WorkerRegistry registry_;
+  FleetActivity activity_{&gateway_metrics_, [this] { return registry_.Workers(); }};
   TextLane text_lane_;
   InferenceService inference_;
   FleetService fleet_;

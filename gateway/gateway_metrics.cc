@@ -49,9 +49,42 @@ Outcome OutcomeOf(const absl::Status& status) {
   }
 }
 
+namespace {
+
+// Where requests that ended like that are counted.
+int64_t ActivityTotals::*CountOf(Outcome outcome) {
+  switch (outcome) {
+    case Outcome::kStop:
+    case Outcome::kLength:
+    case Outcome::kTimeLimit:
+    case Outcome::kOk:
+      return &ActivityTotals::completed;
+    case Outcome::kCancelled:
+      return &ActivityTotals::cancelled;
+    case Outcome::kOverloaded:
+      return &ActivityTotals::refused;
+    case Outcome::kInvalid:
+    case Outcome::kNotFound:
+    case Outcome::kUnauthenticated:
+    case Outcome::kDenied:
+      return &ActivityTotals::rejected;
+    case Outcome::kUnavailable:
+    case Outcome::kDeadline:
+    case Outcome::kDataLoss:
+    case Outcome::kInternal:
+    case Outcome::kCount:
+      break;
+  }
+  return &ActivityTotals::failed;
+}
+
+}  // namespace
+
 ModelMetrics::ModelMetrics(Metrics* metrics, const std::string& model)
     : waiting(metrics->AddGauge("baton_requests_waiting", "Requests queued.", {{"model", model}})),
       running(metrics->AddGauge("baton_requests_running", "Requests being worked on.", {{"model", model}})),
+      admitted_prompt_tokens(metrics->AddCounter("baton_admitted_prompt_tokens_total",
+                                                 "Prompt tokens of requests whose work began.", {{"model", model}})),
       streamed_tokens(
           metrics->AddCounter("baton_streamed_tokens_total", "Tokens delivered to clients.", {{"model", model}})),
       time_to_first_token(metrics->AddHistogram("baton_time_to_first_token_seconds",
@@ -88,6 +121,26 @@ prometheus::Counter& ModelMetrics::Resumes(const char* phase, const char* reason
 prometheus::Counter& ModelMetrics::Resumed(const char* source) {
   return metrics_->AddCounter("baton_resumed_from_total", "What streams that went on elsewhere went on from.",
                               {{"model", model_}, {"source", source}});
+}
+
+ActivityTotals ModelMetrics::Totals() const {
+  ActivityTotals totals;
+  for (const Method method : {Method::kGenerate, Method::kGenerateStream, Method::kScore}) {
+    const auto& row = requests_[static_cast<size_t>(method)];
+    for (size_t outcome = 0; outcome < kOutcomes; ++outcome) {
+      const prometheus::Counter* const counter = row[outcome].load();
+      if (counter == nullptr) continue;
+      totals.*CountOf(static_cast<Outcome>(outcome)) += static_cast<int64_t>(counter->Value());
+    }
+  }
+  totals.prompt_tokens = static_cast<int64_t>(admitted_prompt_tokens.Value());
+  totals.output_tokens = static_cast<int64_t>(streamed_tokens.Value());
+  totals.resumes = resumes_.load(std::memory_order_relaxed);
+  totals.retries = static_cast<int64_t>(reserve_retries_.Value() + prefill_retries_.Value());
+  totals.worker_pauses = static_cast<int64_t>(decode_pauses_.Value() + prefill_pauses_.Value());
+  totals.time_to_first_token = HistogramCounts(time_to_first_token);
+  totals.inter_token = HistogramCounts(inter_token);
+  return totals;
 }
 
 void ModelMetrics::CountRequest(Method method, Outcome outcome, double seconds) {
@@ -134,6 +187,13 @@ ModelMetrics* GatewayMetrics::ForModel(const std::string& model) {
   std::unique_ptr<ModelMetrics>& entry = models_[model];
   if (entry == nullptr) entry = std::make_unique<ModelMetrics>(metrics_, model);
   return entry.get();
+}
+
+std::map<std::string, ModelMetrics*> GatewayMetrics::Models() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::map<std::string, ModelMetrics*> models;
+  for (const auto& [name, metrics] : models_) models.emplace(name, metrics.get());
+  return models;
 }
 
 void GatewayMetrics::SetWorkers(const WorkerCounts& counts) {

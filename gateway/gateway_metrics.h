@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "common/observe/metrics.h"
+#include "gateway/activity_totals.h"
 #include "gateway/fleet.h"
 
 namespace baton {
@@ -51,14 +52,22 @@ class ModelMetrics {
   void CountRetry(Stage stage) { (stage == Stage::kDecode ? reserve_retries_ : prefill_retries_).Increment(); }
 
   // Streams that went on elsewhere. `phase` and `reason`: literals, as in docs/metrics.md.
-  void CountResume(const char* phase, const char* reason) { Resumes(phase, reason).Increment(); }
+  void CountResume(const char* phase, const char* reason) {
+    resumes_.fetch_add(1, std::memory_order_relaxed);
+    Resumes(phase, reason).Increment();
+  }
   // What they went on from: checkpoint, handoff or recompute.
   void CountResumed(const char* source) { Resumed(source).Increment(); }
   // A worker was left alone for a while because it failed again and again.
   void CountPause(Stage stage) { (stage == Stage::kDecode ? decode_pauses_ : prefill_pauses_).Increment(); }
 
+  // All there was so far, of requests that need workers (generating and scoring).
+  ActivityTotals Totals() const;
+
   prometheus::Gauge& waiting;
   prometheus::Gauge& running;
+  // Of requests whose work began; of scoring the context once, and the continuations.
+  prometheus::Counter& admitted_prompt_tokens;
   prometheus::Counter& streamed_tokens;
   prometheus::Histogram& time_to_first_token;
   prometheus::Histogram& inter_token;
@@ -80,6 +89,7 @@ class ModelMetrics {
   prometheus::Counter& prefill_retries_;
   prometheus::Counter& decode_pauses_;
   prometheus::Counter& prefill_pauses_;
+  std::atomic<int64_t> resumes_{0};
   // Made when first needed: most of the combinations never occur.
   std::array<std::array<std::atomic<prometheus::Counter*>, kOutcomes>, kMethods> requests_ = {};
   std::array<std::atomic<prometheus::Histogram*>, kMethods> request_seconds_ = {};
@@ -112,12 +122,14 @@ class GatewayMetrics {
   // The names come from workers, never from clients.
   ModelMetrics* ForModel(const std::string& model);
   ModelMetrics* unknown() { return unknown_; }
+  // All models, "unknown" among them.
+  std::map<std::string, ModelMetrics*> Models() const;
   // All workers there are; combinations not in `counts` become 0.
   void SetWorkers(const WorkerCounts& counts);
 
  private:
   Metrics* const metrics_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::string, std::unique_ptr<ModelMetrics>> models_;
   std::map<std::tuple<std::string, Stage, WorkerState>, prometheus::Gauge*> workers_;
   ModelMetrics* unknown_;

@@ -108,6 +108,7 @@ void GenerationSession::OnRoute(Branch& branch, absl::StatusOr<Route> route) {
     routed_before_ = true;
     record_.queue_seconds = record_.Elapsed();
     plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
+    plan_.model->metrics->admitted_prompt_tokens.Increment(static_cast<double>(plan_.prompt.size()));
   }
   branch.waiting.End();
   BeginAttempt(branch, *std::move(route));

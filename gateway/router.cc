@@ -411,6 +411,13 @@ WorkerPulse Router::Pulse(Stage stage, const std::string& endpoint) const {
   return {Clock::time_point::max(), Clock::time_point::max()};
 }
 
+WorkerPause Router::PauseOf(Stage stage, const std::string& endpoint) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto row = rows_.find(Key(stage, endpoint));
+  if (row == rows_.end()) return {};
+  return {row->second.breaker.open(), row->second.breaker.PauseLeft(Clock::now())};
+}
+
 void Router::Release(const Placement& placement) {
   {
     std::lock_guard<std::mutex> lock(mutex_);

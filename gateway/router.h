@@ -126,6 +126,12 @@ struct WorkerPulse {
   Clock::time_point progressed = Clock::time_point::min();
 };
 
+// Whether a worker's circuit is open, and for how long nothing goes there yet.
+struct WorkerPause {
+  bool paused = false;
+  Clock::duration left = Clock::duration::zero();
+};
+
 // Tokens to compute of a prompt that a decode worker computes itself: what --local-prefill-tokens is by default.
 // bench/RESULTS.md has the measurements behind it.
 inline constexpr int64_t kLocalPrefillTokens = 32;
@@ -153,6 +159,7 @@ class Router : public FleetObserver {
   bool Serves(Stage stage, const std::string& endpoint) const;
   // Of one that is not known any more, nothing is held against it.
   WorkerPulse Pulse(Stage stage, const std::string& endpoint) const;
+  WorkerPause PauseOf(Stage stage, const std::string& endpoint) const;
 
   // Serving decode workers of a fingerprint, the one of this boot id first.
   std::vector<std::shared_ptr<WorkerConnection>> DecodeWorkers(const std::string& fingerprint,

@@ -88,6 +88,9 @@ void ScoreSession::OnRoute(absl::StatusOr<Route> route) {
   record_.attempts = 1;
   record_.queue_seconds = record_.Elapsed();
   plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
+  size_t tokens = plan_.context.size();
+  for (const std::vector<int32_t>& continuation : plan_.continuations) tokens += continuation.size();
+  plan_.model->metrics->admitted_prompt_tokens.Increment(static_cast<double>(tokens));
   if (environment_.stall_timeout > Clock::duration::zero()) Watch();
   next_item_ = 1;
   running_ = 1;

@@ -229,6 +229,7 @@ void WorkerLink::OnLoad(Load& load, const std::shared_ptr<KnownPrefixes>& prefix
   load.clear_prefixes();
   Update([&](WorkerSnapshot& snapshot) {
     snapshot.load = load;
+    snapshot.load_time = Clock::now();
     snapshot.prefixes = prefixes;
     snapshot.state = load.draining() ? WorkerState::kDraining : WorkerState::kServing;
     ++snapshot.load_reports;

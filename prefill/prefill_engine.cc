@@ -138,6 +138,7 @@ bool PrefillEngine::StartJob(uint64_t id) {
   const absl::Status status = job.Start();
   if (status.ok()) {
     scheduler_.StartAt(id, job.cached_tokens(), job.cuts());
+    load_->AddCachedPrompt(job.cached_tokens());
     return true;
   }
   // Requests that could never fit were refused before. If nobody else holds memory either, waiting is no use.
@@ -168,6 +169,8 @@ bool PrefillEngine::Step() {
   metrics.step_sequences.Observe(static_cast<double>(plan.size()));
   metrics.prompt_tokens_computed.Increment(static_cast<double>(tokens));
   load_->AddTokens(tokens);
+  load_->AddStep(static_cast<int64_t>(plan.size()));
+  load_->AddComputedPrompt(tokens);
 
   constexpr double kNewStepsWeight = 0.2;
   const double rate = static_cast<double>(tokens) / seconds;

@@ -75,9 +75,18 @@ Load LoadReporter::Snapshot() const {
   load.set_running(running_.load(std::memory_order_relaxed));
   load.set_queued(queued_.load(std::memory_order_relaxed));
   load.set_queued_tokens(queued_tokens_.load(std::memory_order_relaxed));
-  load.set_state_bytes_used(std::max<int64_t>(0, budget_->used() - reclaimable_.load(std::memory_order_relaxed)));
+  load.set_kept_sessions(kept_sessions_.count.load(std::memory_order_relaxed));
+  load.set_kept_session_bytes(kept_sessions_.bytes.load(std::memory_order_relaxed));
+  load.set_checkpoints(checkpoints_.count.load(std::memory_order_relaxed));
+  load.set_checkpoint_bytes(checkpoints_.bytes.load(std::memory_order_relaxed));
+  const int64_t reclaimable = load.kept_session_bytes() + load.checkpoint_bytes();
+  load.set_state_bytes_used(std::max<int64_t>(0, budget_->used() - reclaimable));
   load.set_state_bytes_total(budget_->total());
   load.set_tokens_done(tokens_done());
+  load.set_steps_done(steps_done_.load(std::memory_order_relaxed));
+  load.set_step_sequences(step_sequences_.load(std::memory_order_relaxed));
+  load.set_prompt_tokens_computed(prompt_tokens_computed_.load(std::memory_order_relaxed));
+  load.set_prompt_tokens_cached(prompt_tokens_cached_.load(std::memory_order_relaxed));
   return load;
 }
 

@@ -48,11 +48,21 @@ class LoadReporter {
   void SetQueuedTokens(int64_t tokens) { queued_tokens_.store(tokens, std::memory_order_relaxed); }
   // Tokens done (prefill: computed, decode: sampled): gives tokens_per_second.
   void AddTokens(int64_t tokens) { tokens_done_.fetch_add(tokens, std::memory_order_relaxed); }
+  // A step of the engine is done.
+  void AddStep(int64_t sequences) {
+    steps_done_.fetch_add(1, std::memory_order_relaxed);
+    step_sequences_.fetch_add(sequences, std::memory_order_relaxed);
+  }
+  // Prompt tokens: computed, or taken from what was cached or kept.
+  void AddComputedPrompt(int64_t tokens) { prompt_tokens_computed_.fetch_add(tokens, std::memory_order_relaxed); }
+  void AddCachedPrompt(int64_t tokens) { prompt_tokens_cached_.fetch_add(tokens, std::memory_order_relaxed); }
   // Beginnings of prompts that are cached.
   PrefixSummary& prefixes() { return prefixes_; }
   const PrefixSummary& prefixes() const { return prefixes_; }
-  // State memory that is in use and is given up for whoever needs it (kept sessions): not reported as used.
-  void SetReclaimable(int64_t bytes) { reclaimable_.store(bytes, std::memory_order_relaxed); }
+  // State memory that is in use and is given up for whoever needs it, not reported as used: conversations that are
+  // kept, and copies kept for other decode workers.
+  void SetKeptSessions(int64_t count, int64_t bytes) { kept_sessions_.Set(count, bytes); }
+  void SetCheckpoints(int64_t count, int64_t bytes) { checkpoints_.Set(count, bytes); }
   void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
 
   // All but tokens_per_second, which the service works out from tokens_done, and prefixes, which differ by watcher.
@@ -60,12 +70,26 @@ class LoadReporter {
   int64_t tokens_done() const { return tokens_done_.load(std::memory_order_relaxed); }
 
  private:
+  struct Kept {
+    void Set(int64_t new_count, int64_t new_bytes) {
+      count.store(new_count, std::memory_order_relaxed);
+      bytes.store(new_bytes, std::memory_order_relaxed);
+    }
+    std::atomic<int64_t> count{0};
+    std::atomic<int64_t> bytes{0};
+  };
+
   const MemoryBudget* const budget_;
   std::atomic<int64_t> running_{0};
   std::atomic<int64_t> queued_{0};
   std::atomic<int64_t> queued_tokens_{0};
   std::atomic<int64_t> tokens_done_{0};
-  std::atomic<int64_t> reclaimable_{0};
+  std::atomic<int64_t> steps_done_{0};
+  std::atomic<int64_t> step_sequences_{0};
+  std::atomic<int64_t> prompt_tokens_computed_{0};
+  std::atomic<int64_t> prompt_tokens_cached_{0};
+  Kept kept_sessions_;
+  Kept checkpoints_;
   std::atomic<bool> draining_{false};
   PrefixSummary prefixes_;
 };

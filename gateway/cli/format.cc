@@ -10,9 +10,7 @@
 #include "common/text/utf8.h"
 
 namespace baton::cli {
-namespace {
 
-// Characters of `text`; every character of names, addresses and numbers is one column wide.
 size_t Columns(absl::string_view text) {
   return static_cast<size_t>(
       std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
@@ -26,8 +24,6 @@ std::string FirstColumns(absl::string_view text, size_t columns) {
   }
   return std::string(text.substr(0, end));
 }
-
-}  // namespace
 
 std::string FormatSeconds(double seconds) {
   if (!(seconds >= 0)) return "-";

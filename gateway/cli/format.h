@@ -16,6 +16,10 @@ std::string FormatSeconds(double seconds);
 std::string FormatRate(double per_second);
 // "950", "4.07M", "2.61B".
 std::string FormatCount(int64_t count);
+// Characters of `text`: as many columns as it takes, of names, addresses and numbers.
+size_t Columns(absl::string_view text);
+// The first of them.
+std::string FirstColumns(absl::string_view text, size_t columns);
 // In double quotes, with newlines, control characters and bytes that are not UTF-8 escaped.
 std::string Quoted(absl::string_view text);
 

@@ -63,6 +63,15 @@ void Interrupt::ListenToSignals() {
 
 void Interrupt::Raise(int signal_number) {
   absl::MutexLock lock(&mutex_);
+  RaiseLocked(signal_number);
+}
+
+void Interrupt::RaiseOnce() {
+  absl::MutexLock lock(&mutex_);
+  if (!raised()) RaiseLocked(SIGINT);
+}
+
+void Interrupt::RaiseLocked(int signal_number) {
   if (scopes_ == 0 || raised()) Die(signal_number);
   signal_.store(signal_number, std::memory_order_release);
   Signal(event_);
@@ -70,6 +79,7 @@ void Interrupt::Raise(int signal_number) {
 }
 
 void Interrupt::Die(int signal_number) {
+  if (last_rites_ != nullptr) last_rites_();
   if (!last_words_.empty()) {
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, last_words_.data(), last_words_.size());
   }
@@ -92,6 +102,11 @@ absl::Status Interrupt::status() const { return WithReason(absl::CancelledError(
 void Interrupt::SetLastWords(std::string words) {
   absl::MutexLock lock(&mutex_);
   last_words_ = std::move(words);
+}
+
+void Interrupt::SetLastRites(void (*rites)()) {
+  absl::MutexLock lock(&mutex_);
+  last_rites_ = rites;
 }
 
 void Interrupt::Enter() {

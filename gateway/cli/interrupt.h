@@ -70,12 +70,17 @@ class Interrupt {
   bool Sleep(absl::Duration duration) const;
   // CANCELLED with reason INTERRUPTED.
   absl::Status status() const;
+  // As Raise(SIGINT), for other ways to ask the same; nothing when raised already.
+  void RaiseOnce();
   // Printed when the program ends because nobody acted on a signal. Empty: nothing.
   void SetLastWords(std::string words);
+  // Done before that, by whichever thread takes the signal. Null: nothing.
+  void SetLastRites(void (*rites)());
 
  private:
   void Enter();
   void Leave();
+  void RaiseLocked(int signal_number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   [[noreturn]] void Die(int signal_number) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   // eventfd.
@@ -85,6 +90,7 @@ class Interrupt {
   int scopes_ ABSL_GUARDED_BY(mutex_) = 0;
   std::vector<grpc::ClientContext*> contexts_ ABSL_GUARDED_BY(mutex_);
   std::string last_words_ ABSL_GUARDED_BY(mutex_);
+  void (*last_rites_)() ABSL_GUARDED_BY(mutex_) = nullptr;
 
   int stop_ = -1;
   std::thread listener_;

@@ -201,27 +201,4 @@ Json ToJson(const v1::ListModelsResponse& response) {
   return {{"models", models}};
 }
 
-Json ToJson(const v1::GetStatusResponse& response) {
-  Json workers = Json::array();
-  for (const v1::WorkerStatus& worker : response.workers()) {
-    workers.push_back({{"endpoint", worker.endpoint()},
-                       {"role", worker.role()},
-                       {"model", worker.model()},
-                       {"state", worker.state()},
-                       {"boot_id", worker.boot_id()},
-                       {"running", worker.running()},
-                       {"queued", worker.queued()},
-                       {"queued_tokens", worker.queued_tokens()},
-                       {"state_bytes_used", worker.state_bytes_used()},
-                       {"state_bytes_total", worker.state_bytes_total()},
-                       {"tokens_per_second", worker.tokens_per_second()},
-                       {"uptime_seconds", worker.uptime_seconds()}});
-  }
-  return {{"gateway_version", response.gateway_version()},
-          {"uptime_seconds", response.uptime_seconds()},
-          {"queued_requests", response.queued_requests()},
-          {"running_requests", response.running_requests()},
-          {"workers", workers}};
-}
-
 }  // namespace baton::cli

@@ -34,6 +34,5 @@ Json ToJson(const v1::ContinuationScore& score);
 Json ToJson(const v1::ScoreResponse& response);
 Json ToJson(const v1::ModelCard& card);
 Json ToJson(const v1::ListModelsResponse& response);
-Json ToJson(const v1::GetStatusResponse& response);
 
 }  // namespace baton::cli

@@ -24,6 +24,7 @@ class Terminal {
   Terminal(int in, int out, int err);
 
   int in() const { return in_; }
+  int out() const { return out_; }
   bool in_is_terminal() const { return in_is_terminal_; }
   bool out_is_terminal() const { return out_is_terminal_; }
   bool err_is_terminal() const { return err_is_terminal_; }

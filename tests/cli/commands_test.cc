@@ -1,4 +1,4 @@
-// score, tokenize, detokenize, models, status, version, synth and pack.
+// score, tokenize, detokenize, models, version, synth and pack.
 #include <sys/stat.h>
 
 #include <gmock/gmock.h>
@@ -154,61 +154,6 @@ TEST_F(CommandsTest, Models) {
   const CliResult none = Run({"models"});
   EXPECT_EQ(none.out, "");
   EXPECT_THAT(none.err, HasSubstr("no models"));
-}
-
-v1::GetStatusResponse TwoWorkers() {
-  v1::GetStatusResponse status;
-  status.set_gateway_version("0.1.0");
-  status.set_uptime_seconds(125);
-  status.set_running_requests(3);
-  v1::WorkerStatus* decode = status.add_workers();
-  decode->set_endpoint("10.0.0.2:7201");
-  decode->set_role("decode");
-  decode->set_model("alpha");
-  decode->set_state("SERVING");
-  decode->set_running(3);
-  decode->set_state_bytes_used(int64_t{1} << 29);
-  decode->set_state_bytes_total(int64_t{1} << 31);
-  decode->set_tokens_per_second(210);
-  decode->set_uptime_seconds(61);
-  v1::WorkerStatus* prefill = status.add_workers();
-  prefill->set_endpoint("10.0.0.1:7101");
-  prefill->set_role("prefill");
-  prefill->set_state("UNREACHABLE");
-  prefill->set_model("alpha");
-  prefill->set_queued(2);
-  prefill->set_queued_tokens(900);
-  return status;
-}
-
-TEST_F(CommandsTest, StatusOnce) {
-  gateway_.fleet_status = TwoWorkers();
-  const CliResult result = Run({"status"});
-  EXPECT_EQ(result.code, 0);
-  EXPECT_EQ(result.out,
-            "gateway " + gateway_.address() +
-                "  v0.1.0  up 2m05s  running 3  queued 0\n"
-                "\n"
-                "MODEL  ROLE     ENDPOINT       STATE        RUN           QUEUE  TOKENS/S    STATE MEMORY     UP\n"
-                "alpha  prefill  10.0.0.1:7101  UNREACHABLE    0  2 (900 tokens)         0               -      -\n"
-                "alpha  decode   10.0.0.2:7201  SERVING        3               0       210  25% of 2.0 GiB  1m01s\n");
-  const auto json = nlohmann::json::parse(Run({"status", "--json"}).out);
-  EXPECT_EQ(json["workers"][0]["state_bytes_used"], 536870912);
-  EXPECT_EQ(json["running_requests"], 3);
-}
-
-TEST_F(CommandsTest, StatusLive) {
-  gateway_.fleet_status = TwoWorkers();
-  BatonOnTerminal baton({"--gateway", gateway_.address(), "status"}, 60);
-  ASSERT_TRUE(baton.WaitFor("running 3"));
-  // The second frame is drawn over the first.
-  ASSERT_TRUE(baton.WaitFor("\033[5A"));
-  ASSERT_TRUE(baton.WaitFor("running 3"));
-  EXPECT_THAT(baton.screen(), Not(HasSubstr("1m01s"))) << "the last column does not fit";
-  gateway_.Stop();
-  ASSERT_TRUE(baton.WaitFor("unreachable since"));
-  baton.CtrlC();
-  EXPECT_EQ(baton.ExitCode(), 0);
 }
 
 TEST_F(CommandsTest, Version) {

@@ -71,7 +71,21 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
     card->set_ready(ready);
   }
 
+  // At any time: GetStatus does not answer, or fails.
+  void HoldStatus(bool hold) {
+    absl::MutexLock lock(&mutex_);
+    hold_status_ = hold;
+  }
+  void FailStatus(const absl::Status& status) {
+    absl::MutexLock lock(&mutex_);
+    status_failure_ = status;
+  }
+
   // What it was asked.
+  double status_window() const {
+    absl::MutexLock lock(&mutex_);
+    return status_window_;
+  }
   std::vector<v1::GenerateRequest> requests() const {
     absl::MutexLock lock(&mutex_);
     return requests_;
@@ -205,7 +219,16 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
     return grpc::Status::OK;
   }
 
-  grpc::Status GetStatus(grpc::ServerContext*, const v1::GetStatusRequest*, v1::GetStatusResponse* response) override {
+  grpc::Status GetStatus(grpc::ServerContext* context, const v1::GetStatusRequest* request,
+                         v1::GetStatusResponse* response) override {
+    absl::MutexLock lock(&mutex_);
+    status_window_ = request->window_seconds();
+    const auto may_answer = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+      return !hold_status_ || context->IsCancelled();
+    };
+    // Looks now and then: nobody tells of a cancelled call.
+    while (!may_answer()) mutex_.AwaitWithTimeout(absl::Condition(&may_answer), absl::Milliseconds(20));
+    if (!status_failure_.ok()) return ToGrpcStatus(status_failure_);
     if (!failure.ok()) return ToGrpcStatus(failure);
     *response = fleet_status;
     return grpc::Status::OK;
@@ -223,6 +246,9 @@ class FakeGateway final : public v1::Inference::Service, public v1::Fleet::Servi
   std::unique_ptr<grpc::Server> server_;
   mutable absl::Mutex mutex_;
   std::string authorization_ ABSL_GUARDED_BY(mutex_);
+  bool hold_status_ ABSL_GUARDED_BY(mutex_) = false;
+  double status_window_ ABSL_GUARDED_BY(mutex_) = 0;
+  absl::Status status_failure_ ABSL_GUARDED_BY(mutex_);
   std::vector<v1::GenerateRequest> requests_ ABSL_GUARDED_BY(mutex_);
   absl::Notification arrived_;
   absl::Notification cancelled_;

@@ -29,7 +29,10 @@ class SessionsTest : public testing::Test {
   }
   void Start() {
     sessions_ = std::make_unique<Sessions>(options_, TestFingerprint(), &budget_, &metrics_,
-                                           [this](int64_t bytes) { reclaimable_ = bytes; });
+                                           [this](int64_t count, int64_t bytes) {
+                                             kept_ = count;
+                                             reclaimable_ = bytes;
+                                           });
   }
   // Another start of a worker, as far as sessions go.
   void Restart() {
@@ -74,6 +77,7 @@ class SessionsTest : public testing::Test {
   Metrics registry_{"decode"};
   SessionMetrics metrics_{&registry_, "tiny"};
   SessionOptions options_;
+  int64_t kept_ = 0;
   int64_t reclaimable_ = 0;
   std::unique_ptr<Sessions> sessions_;
 };
@@ -87,6 +91,7 @@ TEST_F(SessionsTest, AKeptStateIsReadAsItWas) {
     ASSERT_TRUE(Keep(0).has_value());
     sessions_->Flush();
     EXPECT_EQ(reclaimable_ == 0, directory);
+    EXPECT_EQ(kept_, directory ? 0 : 1);
     const absl::StatusOr<SessionInfo> info = sessions_->Open(Key(0));
     ASSERT_TRUE(info.ok()) << info.status();
     EXPECT_EQ(info->position, 9);
@@ -126,10 +131,10 @@ TEST_F(SessionsTest, AnotherWorkerFindsItInTheDirectory) {
   ASSERT_TRUE(Keep(0).has_value());
   sessions_->Flush();
   MemoryBudget other_budget(kBudget);
-  Sessions other(options_, TestFingerprint(), &other_budget, &metrics_, [](int64_t) {});
+  Sessions other(options_, TestFingerprint(), &other_budget, &metrics_, [](int64_t, int64_t) {});
   EXPECT_TRUE(other.Open(Key(0)).ok());
   EXPECT_TRUE(other.Read(Key(0)).ok());
-  Sessions other_model(options_, TestFingerprint(7), &other_budget, &metrics_, [](int64_t) {});
+  Sessions other_model(options_, TestFingerprint(7), &other_budget, &metrics_, [](int64_t, int64_t) {});
   EXPECT_TRUE(absl::IsNotFound(other_model.Open(Key(0)).status()));
 }
 

@@ -2,18 +2,16 @@
 import json
 import os
 import pathlib
-import pty
-import select
 import signal
 import socket
 import subprocess
 import sys
-import time
 
 import pytest
 
 from fleet import GEMMA, MODELS, RECURRENT, ROOT
 from process import BIN_DIR, wait_until
+from terminal import OnTerminal
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."
@@ -42,45 +40,6 @@ class Shell:
         return subprocess.Popen([BIN_DIR / "baton", *map(str, arguments)], stdin=subprocess.DEVNULL,
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=self.environment,
                                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-
-
-class OnTerminal:
-    """The program on a pseudo terminal of its own, so that Ctrl-C is a key."""
-
-    def __init__(self, shell, *arguments):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.execve(BIN_DIR / "baton", ["baton", *map(str, arguments)], shell.environment)
-        self.screen = ""
-        self.seen = 0
-
-    def wait_for(self, text, timeout=30):
-        deadline = time.monotonic() + timeout
-        while text not in self.screen[self.seen:]:
-            readable, _, _ = select.select([self.fd], [], [], max(0, deadline - time.monotonic()))
-            assert readable, f"not on the screen: {text!r}\n{self.screen}"
-            try:
-                self.screen += os.read(self.fd, 4096).decode(errors="replace")
-            except OSError:
-                raise AssertionError(f"ended without {text!r}\n{self.screen}") from None
-        self.seen = self.screen.index(text, self.seen) + len(text)
-
-    def type(self, keys):
-        os.write(self.fd, keys.encode())
-
-    def exit_code(self):
-        while True:
-            try:
-                data = os.read(self.fd, 4096)
-            except OSError:
-                break
-            if not data:
-                break
-            self.screen += data.decode(errors="replace")
-        _, status = os.waitpid(self.pid, 0)
-        os.close(self.fd)
-        return os.waitstatus_to_exitcode(status)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +104,7 @@ def test_stops_and_limits(shell):
 
 
 def test_a_person_gets_a_model_and_figures(shell):
-    terminal = OnTerminal(shell, "generate", "-t0", QUESTION)
+    terminal = OnTerminal(shell.environment, "generate", "-t0", QUESTION)
     assert terminal.exit_code() == 0
     assert f"using {GEMMA}; --model chooses another: {RECURRENT}" in terminal.screen
     assert ANSWER + "\r\n" in terminal.screen
@@ -161,7 +120,7 @@ def test_a_script_must_name_its_model(shell):
 
 
 def test_chat(shell):
-    terminal = OnTerminal(shell, "chat", "-m", RECURRENT, "-t0", "--max-new-tokens", "2000")
+    terminal = OnTerminal(shell.environment, "chat", "-m", RECURRENT, "-t0", "--max-new-tokens", "2000")
     terminal.wait_for("> ")
     terminal.type(QUESTION + "\n")
     terminal.wait_for(ANSWER)
@@ -189,7 +148,7 @@ def test_chat_from_a_script(shell):
 
 
 def test_ctrl_c_stops_the_work(shell):
-    terminal = OnTerminal(shell, "generate", "-m", GEMMA, "-t0", "--ignore-eos", "--max-new-tokens", "4000", "--raw", "In the")
+    terminal = OnTerminal(shell.environment, "generate", "-m", GEMMA, "-t0", "--ignore-eos", "--max-new-tokens", "4000", "--raw", "In the")
     terminal.wait_for("\n")
     terminal.type("\x03")
     assert terminal.exit_code() == 130
@@ -247,7 +206,7 @@ def test_models_and_status(shell):
     assert all(worker["state_bytes_total"] == 64 << 20 for worker in status["workers"])
     assert shell.fleet.decodes[0].address in shell.out("status")
 
-    terminal = OnTerminal(shell, "status")
+    terminal = OnTerminal(shell.environment, "status")
     for _ in range(2):
         terminal.wait_for("v0.1.0")
         terminal.wait_for(RECURRENT)

@@ -76,6 +76,14 @@ TEST_F(CircuitBreakerTest, AnAbandonedProbeMakesWayForAnother) {
   EXPECT_TRUE(breaker_.Allows(start_ + seconds(1)));
 }
 
+TEST_F(CircuitBreakerTest, TellsHowMuchOfThePauseIsLeft) {
+  EXPECT_EQ(breaker_.PauseLeft(start_), Clock::duration::zero());
+  Open();
+  EXPECT_EQ(breaker_.PauseLeft(start_ + std::chrono::milliseconds(400)), std::chrono::milliseconds(600));
+  EXPECT_EQ(breaker_.PauseLeft(start_ + seconds(5)), Clock::duration::zero());
+  EXPECT_TRUE(breaker_.open());
+}
+
 TEST(CircuitBreakerOffTest, NeverOpens) {
   CircuitBreakerOptions options;
   options.failures = 0;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <future>
+#include <limits>
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -266,6 +267,57 @@ TEST_F(ServiceTest, ShowsTheFleet) {
   EXPECT_EQ(status.workers(1).boot_id(), decode_.info().boot_id());
   EXPECT_EQ(status.workers(1).model(), "tiny");
   EXPECT_FALSE(status.gateway_version().empty());
+  EXPECT_EQ(status.running_requests_limit(), options_.admission.max_running);
+  EXPECT_EQ(status.queued_requests_limit(), options_.admission.max_queue);
+  EXPECT_EQ(status.queued_tokens_limit(), options_.admission.max_queue_tokens);
+  ASSERT_EQ(status.models_size(), 1);
+  EXPECT_EQ(status.models(0).model(), "tiny");
+  for (const v1::WorkerStatus& worker : status.workers()) {
+    EXPECT_TRUE(worker.has_silent_seconds());
+    EXPECT_FALSE(worker.paused());
+    EXPECT_EQ(worker.problem(), "");
+  }
+}
+
+TEST_F(ServiceTest, TellsWhatItDidLately) {
+  prefill_.SetScript([](const std::shared_ptr<FakePrefill::Call>& call) {
+    call->Push(FirstAndLast(200, worker::v1::LENGTH));
+    call->Push(PrefillDone());
+    call->Finish();
+  });
+  EXPECT_TRUE(Stream(SimpleRequest(1))->Finish().ok());
+  v1::GenerateRequest unknown = SimpleRequest();
+  unknown.set_model("nobody's");
+  EXPECT_FALSE(Stream(unknown)->Finish().ok());
+  const v1::GetStatusResponse status = Status();
+  for (const v1::Activity* activity : {&status.recent(), &status.since_start()}) {
+    EXPECT_GT(activity->seconds(), 0);
+    EXPECT_EQ(activity->completed(), 1);
+    EXPECT_EQ(activity->rejected(), 1);
+    EXPECT_EQ(activity->prompt_tokens(), kPromptTokens);
+    EXPECT_EQ(activity->output_tokens(), 1);
+    EXPECT_EQ(activity->time_to_first_token().count(), 1);
+    EXPECT_GT(activity->time_to_first_token().p99_seconds(), 0);
+  }
+  EXPECT_EQ(status.models(0).recent().completed(), 1);
+  EXPECT_EQ(status.models(0).recent().rejected(), 0);
+}
+
+TEST_F(ServiceTest, TheWindowIsChecked) {
+  const auto ask = [&](double window) {
+    grpc::ClientContext context;
+    v1::GetStatusRequest request;
+    request.set_window_seconds(window);
+    v1::GetStatusResponse response;
+    return fleet_->GetStatus(&context, request, &response);
+  };
+  EXPECT_TRUE(ask(1).ok());
+  EXPECT_TRUE(ask(60).ok());
+  for (const double window : {0.0, 0.5, -1.0, 60.5, 1e300, std::numeric_limits<double>::quiet_NaN()}) {
+    const grpc::Status refused = ask(window);
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << window;
+    EXPECT_THAT(refused.error_message(), HasSubstr("window_seconds"));
+  }
 }
 
 TEST_F(ServiceTest, UnknownModelsAreNotFound) {

@@ -405,7 +405,11 @@ TEST_F(RouterTest, AWorkerThatKeepsFailingIsPausedUntilItStartsAnew) {
   router_.OnWorker(PrefillSnapshot("p:1", 0));
   router_.OnWorker(PrefillSnapshot("p:2", 100000));
   for (int i = 0; i < 4; ++i) EXPECT_FALSE(router_.Failed(Stage::kPrefill, "p:1"));
+  EXPECT_FALSE(router_.PauseOf(Stage::kPrefill, "p:1").paused);
   EXPECT_TRUE(router_.Failed(Stage::kPrefill, "p:1"));
+  EXPECT_TRUE(router_.PauseOf(Stage::kPrefill, "p:1").paused);
+  EXPECT_LE(router_.PauseOf(Stage::kPrefill, "p:1").left, CircuitBreakerOptions().first_pause);
+  EXPECT_FALSE(router_.PauseOf(Stage::kDecode, "p:1").paused) << "there is none";
   // Reports make good for one failure, not for so many in a row.
   router_.OnWorker(PrefillSnapshot("p:1", 0, 'f', 2));
   EXPECT_EQ(router_.Place(For(10, 0))->prefill.endpoint(), "p:2");

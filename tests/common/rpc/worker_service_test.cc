@@ -97,6 +97,21 @@ TEST_F(WorkerServiceTest, WatchersSeeEveryKindOfChange) {
     load_.AddTokens(1000000);
     return load.tokens_per_second() > 0;
   });
+  load_.AddStep(3);
+  load_.AddStep(5);
+  load_.AddComputedPrompt(100);
+  load_.AddCachedPrompt(60);
+  expect_soon([](const Load& load) {
+    return load.steps_done() == 2 && load.step_sequences() == 8 && load.prompt_tokens_computed() == 100 &&
+           load.prompt_tokens_cached() == 60;
+  });
+  // What is kept and given up when needed is told by itself, and not as used.
+  load_.SetKeptSessions(2, 120);
+  load_.SetCheckpoints(1, 80);
+  expect_soon([](const Load& load) {
+    return load.kept_sessions() == 2 && load.kept_session_bytes() == 120 && load.checkpoints() == 1 &&
+           load.checkpoint_bytes() == 80 && load.state_bytes_used() == 100;
+  });
   load_.SetDraining();
   expect_soon([](const Load& load) { return load.draining(); });
 
