@@ -132,9 +132,11 @@ LiveScreen::~LiveScreen() {
 
 absl::Status LiveScreen::Draw(const std::vector<std::string>& lines) {
   const size_t rows = std::min(lines.size(), static_cast<size_t>(std::max(terminal_.rows(), 1)));
+  // A row is cleared before it is written: after a line as wide as the screen, the cursor is on its last character.
   std::string frame = absl::StrCat(kNoWrap, "\033[H");
-  for (size_t i = 0; i < rows; ++i) absl::StrAppend(&frame, i == 0 ? "" : "\r\n", lines[i], "\033[K");
-  absl::StrAppend(&frame, "\033[J", kWrap);
+  for (size_t i = 0; i < rows; ++i) absl::StrAppend(&frame, i == 0 ? "" : "\r\n", "\033[2K", lines[i]);
+  if (rows < static_cast<size_t>(terminal_.rows())) absl::StrAppend(&frame, "\r\n\033[J");
+  absl::StrAppend(&frame, kWrap);
   return terminal_.Out(frame);
 }
 

@@ -94,7 +94,7 @@ const StatusColumn kColumns[] = {
      [](const Worker& w) { return Count(w, static_cast<double>(w.queued())); }},
     {"queued-tokens", "QTOKENS", kRight, 50, [](const Worker& w) { return CountCell(w, w.queued_tokens()); }, nullptr,
      [](const Worker& w) { return Count(w, static_cast<double>(w.queued_tokens())); }},
-    {"tokens", "TOKENS/S", kRight, 85, [](const Worker& w) { return RateCell(w, w.tokens_per_second()); }, nullptr,
+    {"tokens", "TOK/S", kRight, 85, [](const Worker& w) { return RateCell(w, w.tokens_per_second()); }, nullptr,
      [](const Worker& w) { return Count(w, w.tokens_per_second()); }},
     {"steps", "STEPS/S", kRight, 30, [](const Worker& w) { return RateCell(w, w.steps_per_second()); }, nullptr,
      [](const Worker& w) { return Count(w, w.steps_per_second()); }},

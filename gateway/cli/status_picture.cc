@@ -18,7 +18,7 @@ using Workers = std::vector<const v1::WorkerStatus*>;
 
 // Names are cut to so much where the screen is narrow, and where it is not.
 constexpr int kNarrow = 100;
-constexpr size_t kNarrowModel = 14;
+constexpr size_t kNarrowModel = 13;
 constexpr size_t kNarrowEndpoint = 22;
 constexpr size_t kWideName = 48;
 constexpr int kGap = 2;
@@ -125,14 +125,13 @@ class WorkerTable {
     int left = options_.width + kGap;
     for (const int column : columns) {
       const int needed = Width(column) + kGap;
-      // A less important one never takes the place of one that does not fit.
-      if (needed > left && !chosen_.empty()) break;
+      if (needed > left && !chosen_.empty()) continue;
       left -= needed;
       chosen_.push_back(column);
     }
     std::sort(chosen_.begin(), chosen_.end());
     const bool has_bar = std::any_of(chosen_.begin(), chosen_.end(), [&](int c) { return IsNamed(c, "memory"); });
-    constexpr int kTotalColumns = 12;  // " of 99.9 GiB"
+    constexpr int kTotalColumns = 14;  // " of 1023.9 MiB"
     if (!options_.bars || !has_bar) return;
     with_total_ = left >= kTotalColumns;
     if (with_total_) left -= kTotalColumns;

@@ -79,11 +79,12 @@ void AddEnds(StyledLine* line, const v1::Activity& activity, double seconds) {
         seconds > 0 ? FormatRate(static_cast<double>(count) / seconds) : FormatCount(std::max<int64_t>(count, 0));
     Add(line, name, value, Warns(count > 0, warning));
   };
-  add("answered", activity.completed(), Style::kBold);
-  add("cancelled", activity.cancelled(), Style::kBold);
-  add("rejected", activity.rejected(), Style::kBold);
-  add("refused", activity.refused(), Style::kYellow);
+  // What a narrow screen cuts off matters least.
+  add("ok", activity.completed(), Style::kBold);
   add("failed", activity.failed(), Style::kRed);
+  add("refused", activity.refused(), Style::kYellow);
+  add("rejected", activity.rejected(), Style::kBold);
+  add("cancelled", activity.cancelled(), Style::kBold);
 }
 
 }  // namespace
@@ -116,7 +117,7 @@ std::vector<StyledLine> SummarizeStatus(const v1::GetStatusResponse& response, c
     const v1::Activity& recent = *figures.recent;
     const double seconds = std::max(recent.seconds(), 1e-3);
     StyledLine requests = Labelled(WindowLabel(recent.seconds()));
-    Add(&requests, "requests/s", FormatRate(Requests(recent) / seconds));
+    Add(&requests, "req/s", FormatRate(Requests(recent) / seconds));
     AddEnds(&requests, recent, seconds);
     StyledLine latencies = Labelled("");
     AddLatency(&latencies, "TTFT", recent.time_to_first_token());

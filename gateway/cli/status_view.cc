@@ -150,7 +150,7 @@ std::vector<std::string> StatusHelp() {
       "+  -           less often, more often        w          figures of 10, 30, 60 s",
       "?              this help                     q Ctrl-C   leave",
       "",
-      "RUN, QUEUE: sequences and requests; QTOKENS: prompt tokens that wait. TOKENS/S is",
+      "RUN, QUEUE: sequences and requests; QTOKENS: prompt tokens that wait. TOK/S is",
       "the last second's; STEPS/S, BATCH (sequences a step) and CACHED (part of the prompts'",
       "tokens that need not be computed) are of the window. HEARD: since the last report.",
       "MEMORY: of states; SESSIONS and CHECKPOINTS are kept besides while there is room.",

@@ -1,4 +1,5 @@
 // What `baton status` shows, what keys make of it, and screens it has to fit.
+#include <algorithm>
 #include <limits>
 
 #include <gmock/gmock.h>
@@ -93,9 +94,9 @@ class StatusTest : public ::testing::Test {
     StatusPicture picture = DrawStatus(status, view_, options_, terminal_);
     for (const std::string& line : picture.lines) {
       EXPECT_FALSE(absl::StrContains(line, "\n")) << line;
-      if (options_.width > 0) EXPECT_LE(Columns(line), static_cast<size_t>(options_.width)) << line;
+      EXPECT_TRUE(options_.width == 0 || Columns(line) <= static_cast<size_t>(options_.width)) << line;
     }
-    if (options_.rows > 0) EXPECT_LE(picture.lines.size(), static_cast<size_t>(options_.rows));
+    EXPECT_TRUE(options_.rows == 0 || picture.lines.size() <= static_cast<size_t>(options_.rows));
     return picture;
   }
   std::string Text(const v1::GetStatusResponse& status) { return absl::StrJoin(Draw(status).lines, "\n"); }
@@ -126,10 +127,10 @@ TEST_F(StatusTest, SaysWhatTheGatewayDoesAndOfWhichTime) {
   EXPECT_THAT(text, HasSubstr("gateway 127.0.0.1:7000  v0.1.0  up 1h00m"));
   EXPECT_THAT(text, HasSubstr("running 12 of 1024  queued 3 of 512  queued tokens 8100 of 4.19M"));
   EXPECT_THAT(text,
-              HasSubstr("last 10 s   requests/s 4.0  answered 3.8  cancelled 0  rejected 0  refused 0.19  failed 0"));
+              HasSubstr("last 10 s   req/s 4.0  ok 3.8  failed 0  refused 0.19  rejected 0  cancelled 0"));
   EXPECT_THAT(text, HasSubstr("tokens/s in 1000  out 200    recovered 1  retried 0"));
   EXPECT_THAT(text, HasSubstr("TTFT p50 120 ms  p99 1.2 s    inter-token -"));
-  EXPECT_THAT(text, HasSubstr("since start answered 12K  cancelled 0"));
+  EXPECT_THAT(text, HasSubstr("since start ok 12K  failed 0"));
 }
 
 TEST_F(StatusTest, SaysAllOfEachWorkerWhereThereIsRoom) {
@@ -256,8 +257,8 @@ TEST_F(StatusTest, EightyColumnsHoldWhatMattersMost) {
   ASSERT_EQ(lines.size(), 24u);
   EXPECT_THAT(lines,
               Contains(AllOf(HasSubstr("ROLE"), HasSubstr("ENDPOINT"), HasSubstr("STATE"), HasSubstr("RUN"),
-                             HasSubstr("QUEUE"), HasSubstr("TOKENS/S"), HasSubstr("MEMORY"), HasSubstr("BATCH"))));
-  EXPECT_THAT(lines, Contains(HasSubstr("███░░░  50%")));
+                             HasSubstr("QUEUE"), HasSubstr("TOK/S"), HasSubstr("MEMORY"), HasSubstr("BATCH"))));
+  EXPECT_THAT(lines, Contains(HasSubstr("░░  50%")));
   EXPECT_THAT(lines.front(), HasSubstr("every 1 s"));
   EXPECT_THAT(lines.back(), HasSubstr("? help"));
 }

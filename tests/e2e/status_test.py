@@ -72,7 +72,7 @@ def test_figures_of_work(fleet, environment):
 
     out = subprocess.run([BIN_DIR / "baton", "status", "--window", "60"], capture_output=True, text=True, env=environment,
                          timeout=60, check=True).stdout
-    assert "answered" in out and "TTFT p50" in out and "\x1b" not in out
+    assert "req/s" in out and "TTFT p50" in out and "\x1b" not in out
 
 
 def test_keys_and_sizes(fleet, environment):
@@ -96,7 +96,7 @@ def test_keys_and_sizes(fleet, environment):
     check_left(terminal, modes, 0)
 
 
-@pytest.mark.parametrize("how,code", [("\x03", 0), (signal.SIGTERM, 130), (signal.SIGHUP, -signal.SIGHUP),
+@pytest.mark.parametrize("how,code", [("\x03", 0), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP),
                                       (signal.SIGQUIT, -signal.SIGQUIT)])
 def test_however_it_ends_the_terminal_is_given_back(fleet, environment, how, code):
     terminal, modes = watch(environment)
