@@ -1,6 +1,7 @@
 #include "gateway/cli/status_picture.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -39,7 +40,7 @@ std::string Shortened(std::string text, size_t columns, bool keep_end) {
 Table::Cell BarCell(const v1::WorkerStatus& worker, int bar, bool with_total) {
   const double share = MemoryShare(worker);
   if (share < 0) return {"-", Style::kDim};
-  const int full = std::min(bar, static_cast<int>(share * bar + 0.5));
+  const int full = std::min(bar, static_cast<int>(std::lround(share * bar)));
   std::string text;
   for (int i = 0; i < bar; ++i) text += i < full ? "\u2588" : "\u2591";
   absl::StrAppendFormat(&text, " %3.0f%%", 100 * share);
