@@ -2,9 +2,11 @@
 // and the HTTP endpoint. Names, meanings and buckets: docs/metrics.md.
 //
 //   Metrics metrics("decode");
-//   prometheus::Counter& tokens = metrics.AddCounter("baton_generation_tokens_total", "Tokens sampled.", {{"model",
-//   m}}); tokens.Increment(3);                        // resolve once, keep the reference MetricsServer
-//   server(&metrics);  server.Start("127.0.0.1:0");
+//   prometheus::Counter& tokens =                                  // resolve once, keep the reference
+//       metrics.AddCounter("baton_generation_tokens_total", "Tokens sampled.", {{"model", m}});
+//   tokens.Increment(3);
+//   MetricsServer server(&metrics);
+//   server.Start("127.0.0.1:0");
 //
 // One label set for one name: adding a name twice with other label names is a CHECK failure.
 #pragma once
@@ -24,6 +26,8 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "common/base/file_descriptor.h"
+#include "common/base/listening_sockets.h"
 
 namespace baton {
 
@@ -69,19 +73,18 @@ class MetricsServer {
   explicit MetricsServer(const Metrics* metrics);
   ~MetricsServer();
   MetricsServer(const MetricsServer&) = delete;
-  // `address`: host:port, port 0 picks a free one. UNAVAILABLE when it cannot be bound, naming the address.
+  // `address`: host:port, port 0 picks a free one. UNAVAILABLE when it cannot be bound, with what to do.
   absl::Status Start(const std::string& address);
-  int port() const { return port_; }
+  int port() const { return listening_.port; }
 
  private:
   void Loop();
   void Answer(int connection) const;
 
   const Metrics* const metrics_;
-  int listener_ = -1;
+  ListeningSockets listening_;
   // Written to when the thread has to end.
-  int stop_event_ = -1;
-  int port_ = 0;
+  FileDescriptor stop_event_;
   std::thread thread_;
 };
 

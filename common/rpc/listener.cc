@@ -1,6 +1,5 @@
 #include "common/rpc/listener.h"
 
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -11,11 +10,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
-#include <cstring>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "common/base/host_port.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -24,52 +20,6 @@ namespace {
 // How long to wait for descriptors to be given back.
 constexpr int kNoDescriptorsPauseMs = 20;
 constexpr int kForever = -1;
-
-// Connections that wait to be taken; the system cuts it to net.core.somaxconn.
-constexpr int kBacklog = 4096;
-
-struct FreeAddresses {
-  void operator()(addrinfo* list) const { freeaddrinfo(list); }
-};
-
-absl::Status CannotListen(const std::string& address, absl::string_view why) {
-  return absl::UnavailableError(
-      absl::StrCat("cannot listen on ", address, ": ", why, "; choose another with --listen HOST:PORT"));
-}
-
-// An invalid descriptor, with errno, on failure.
-FileDescriptor Listen(const addrinfo& entry, int port) {
-  sockaddr_storage address = {};
-  std::memcpy(&address, entry.ai_addr, entry.ai_addrlen);
-  if (entry.ai_family == AF_INET6) {
-    reinterpret_cast<sockaddr_in6*>(&address)->sin6_port = htons(static_cast<uint16_t>(port));
-  } else {
-    reinterpret_cast<sockaddr_in*>(&address)->sin_port = htons(static_cast<uint16_t>(port));
-  }
-  FileDescriptor socket(::socket(entry.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  if (!socket.is_open()) return socket;
-  const int on = 1;
-  const int off = 0;
-  // Not the port of a running process, only one whose last owner has gone.
-  setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  if (entry.ai_family == AF_INET6) setsockopt(socket.get(), IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off));
-  if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), entry.ai_addrlen) != 0 ||
-      listen(socket.get(), kBacklog) != 0) {
-    const int error = errno;
-    socket = FileDescriptor();
-    errno = error;
-  }
-  return socket;
-}
-
-int BoundPort(int socket) {
-  sockaddr_storage address = {};
-  socklen_t size = sizeof(address);
-  if (getsockname(socket, reinterpret_cast<sockaddr*>(&address), &size) != 0) return 0;
-  const in_port_t port = address.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&address)->sin6_port
-                                                       : reinterpret_cast<const sockaddr_in*>(&address)->sin_port;
-  return ntohs(port);
-}
 
 }  // namespace
 
@@ -85,34 +35,8 @@ int MostConnections() {
 }
 
 absl::Status Listener::Bind(const std::string& address) {
-  const absl::optional<HostPort> parts = SplitHostPort(address);
-  if (!parts.has_value()) return CannotListen(address, "it is not HOST:PORT");
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-  addrinfo* found = nullptr;
-  const int failure = getaddrinfo(parts->host.c_str(), parts->port.c_str(), &hints, &found);
-  const std::unique_ptr<addrinfo, FreeAddresses> list(found);
-  if (failure != 0) return CannotListen(address, gai_strerror(failure));
-  port_ = std::atoi(parts->port.c_str());
-  int error = EADDRNOTAVAIL;
-  for (const addrinfo* entry = list.get(); entry != nullptr; entry = entry->ai_next) {
-    if (entry->ai_family != AF_INET && entry->ai_family != AF_INET6) continue;
-    FileDescriptor socket = Listen(*entry, port_);
-    if (!socket.is_open()) {
-      error = errno;
-      // A host may have addresses of a family that this machine does not speak. A port in use is another matter.
-      if (error == EADDRINUSE) break;
-      continue;
-    }
-    port_ = BoundPort(socket.get());
-    sockets_.push_back(std::move(socket));
-  }
-  if (!sockets_.empty() && error != EADDRINUSE) return absl::OkStatus();
-  sockets_.clear();
-  if (error == EADDRINUSE) return CannotListen(address, "the port is in use");
-  if (error == EADDRNOTAVAIL) return CannotListen(address, "the address is not this host's");
-  return CannotListen(address, std::strerror(error));
+  BATON_ASSIGN_OR_RETURN(listening_, Listen(address, "--listen"));
+  return absl::OkStatus();
 }
 
 void Listener::Start(Acceptor acceptor, int max_connections) {
@@ -131,13 +55,13 @@ void Listener::Stop() {
     }
     thread_.join();
   }
-  sockets_.clear();
+  listening_.sockets.clear();
   acceptor_.reset();
 }
 
 void Listener::Loop() {
   std::vector<pollfd> waiting = {{stop_event_.get(), POLLIN, 0}};
-  for (const FileDescriptor& socket : sockets_) waiting.push_back({socket.get(), POLLIN, 0});
+  for (const FileDescriptor& socket : listening_.sockets) waiting.push_back({socket.get(), POLLIN, 0});
   while (true) {
     if (poll(waiting.data(), waiting.size(), kForever) < 0 && errno != EINTR) return;
     if (waiting[0].revents != 0) return;

@@ -16,12 +16,12 @@
 #include <memory>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include <grpcpp/server_builder.h>
 
 #include "absl/status/status.h"
 #include "common/base/file_descriptor.h"
+#include "common/base/listening_sockets.h"
 
 namespace baton {
 
@@ -35,7 +35,7 @@ class Listener {
 
   // `address`: host:port, on all addresses of the host; port 0 picks a free one. UNAVAILABLE with what to do.
   absl::Status Bind(const std::string& address);
-  int port() const { return port_; }
+  int port() const { return listening_.port; }
   // `max_connections`: further ones are closed at once. What counts is the process's open files of all kinds, which are
   // few beside a server's connections.
   void Start(Acceptor acceptor, int max_connections);
@@ -47,8 +47,7 @@ class Listener {
   bool AcceptAll(int socket);
   void HandOver(int socket, int connection);
 
-  std::vector<FileDescriptor> sockets_;
-  int port_ = 0;
+  ListeningSockets listening_;
   Acceptor acceptor_;
   int max_connections_ = 0;
   // Written to when the thread has to end.
