@@ -13,13 +13,16 @@
 #include <utility>
 
 #include "common/base/status_macros.h"
+#include "common/observe/log.h"
+#include "common/rpc/call_counts.h"
 
 namespace baton {
 namespace {
 
 // How long to wait for descriptors to be given back.
 constexpr int kNoDescriptorsPauseMs = 20;
-constexpr int kForever = -1;
+// How often to look whether somebody floods the server.
+constexpr int kGuardEveryMs = 100;
 
 }  // namespace
 
@@ -39,10 +42,11 @@ absl::Status Listener::Bind(const std::string& address) {
   return absl::OkStatus();
 }
 
-void Listener::Start(Acceptor acceptor, int max_connections) {
+void Listener::Start(Acceptor acceptor, const ListenerLimits& limits) {
   BATON_CHECK(!thread_.joinable());
   acceptor_ = std::move(acceptor);
-  max_connections_ = max_connections;
+  limits_ = limits;
+  guard_.emplace(limits.max_orphaned_calls);
   stop_event_ = FileDescriptor(eventfd(0, EFD_CLOEXEC));
   BATON_CHECK(stop_event_.is_open());
   thread_ = std::thread([this] { Loop(); });
@@ -62,17 +66,36 @@ void Listener::Stop() {
 void Listener::Loop() {
   std::vector<pollfd> waiting = {{stop_event_.get(), POLLIN, 0}};
   for (const FileDescriptor& socket : listening_.sockets) waiting.push_back({socket.get(), POLLIN, 0});
+  ResetGuard::Clock::time_point next_guard = ResetGuard::Clock::now();
+  bool descriptors_left = true;
   while (true) {
-    if (poll(waiting.data(), waiting.size(), kForever) < 0 && errno != EINTR) return;
-    if (waiting[0].revents != 0) return;
-    bool descriptors_left = true;
-    for (size_t i = 1; i < waiting.size(); ++i) {
+    // Whoever knocks meanwhile waits.
+    const bool accepts = descriptors_left && !guard_->overwhelmed();
+    const int patience = descriptors_left ? kGuardEveryMs : kNoDescriptorsPauseMs;
+    const int ready = poll(waiting.data(), accepts ? waiting.size() : 1, patience);
+    if (ready < 0 && errno != EINTR) return;
+    if (ready > 0 && waiting[0].revents != 0) return;
+    descriptors_left = true;
+    for (size_t i = 1; accepts && ready > 0 && i < waiting.size(); ++i) {
       if (waiting[i].revents != 0) descriptors_left = AcceptAll(waiting[i].fd) && descriptors_left;
     }
-    if (descriptors_left) continue;
-    pollfd stop = waiting[0];
-    if (poll(&stop, 1, kNoDescriptorsPauseMs) > 0) return;
+    const ResetGuard::Clock::time_point now = ResetGuard::Clock::now();
+    if (now < next_guard) continue;
+    next_guard = now + std::chrono::milliseconds(kGuardEveryMs);
+    Guard();
   }
+}
+
+void Listener::Guard() {
+  const std::vector<std::string> flooding =
+      guard_->Judge(CountCalls(), &CountConnectionCalls, ResetGuard::Clock::now());
+  if (flooding.empty()) return;
+  Disconnect(flooding);
+  if (!log_limit_.Due()) return;
+  Log(Severity::kWarning, "reset_flood_ended")
+      .With("connections", flooding.size())
+      .With("one_peer", flooding.front())
+      .With("cause", "it opens calls and resets them faster than they can be cleared up");
 }
 
 bool Listener::AcceptAll(int socket) {
@@ -90,7 +113,7 @@ bool Listener::AcceptAll(int socket) {
 
 void Listener::HandOver(int socket, int connection) {
   // The system gives out the lowest number that is free: so many files are open at least.
-  if (connection >= max_connections_) {
+  if (connection >= limits_.max_connections) {
     close(connection);
     return;
   }

@@ -2,17 +2,19 @@
 //
 // gRPC 1.51 can listen by itself, but gives a listening socket up for good when accept fails, as it does when the
 // process has no file descriptor left: whoever opens connections enough makes such a server deaf until it is restarted.
-// This one waits until there are descriptors again. It also knows how many connections are enough.
+// This one waits until there are descriptors again. It also knows how many connections are enough, and ends those whose
+// peer floods the server (ResetGuard).
 //
 //   Listener listener;
 //   BATON_RETURN_IF_ERROR(listener.Bind("0.0.0.0:7000"));
 //   auto acceptor = builder.experimental().AddExternalConnectionAcceptor(FROM_FD, credentials);
 //   server = builder.BuildAndStart();
-//   listener.Start(std::move(acceptor), max_connections);
+//   listener.Start(std::move(acceptor), {max_connections, max_orphaned_calls});
 //   ...
 //   listener.Stop();                    // before the server: refuses new connections, leaves running ones alone
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <thread>
@@ -20,10 +22,21 @@
 #include <grpcpp/server_builder.h>
 
 #include "absl/status/status.h"
+#include "absl/types/optional.h"
 #include "common/base/file_descriptor.h"
 #include "common/base/listening_sockets.h"
+#include "common/observe/once_per_second.h"
+#include "common/rpc/reset_guard.h"
 
 namespace baton {
+
+struct ListenerLimits {
+  // Further connections are closed at once. What counts is the process's open files of all kinds, which are few beside
+  // a server's connections.
+  int max_connections = 1024;
+  // Calls that their client has reset and that the server has not cleared up yet.
+  int64_t max_orphaned_calls = 2000;
+};
 
 class Listener {
  public:
@@ -36,20 +49,21 @@ class Listener {
   // `address`: host:port, on all addresses of the host; port 0 picks a free one. UNAVAILABLE with what to do.
   absl::Status Bind(const std::string& address);
   int port() const { return listening_.port; }
-  // `max_connections`: further ones are closed at once. What counts is the process's open files of all kinds, which are
-  // few beside a server's connections.
-  void Start(Acceptor acceptor, int max_connections);
+  void Start(Acceptor acceptor, const ListenerLimits& limits);
   void Stop();
 
  private:
   void Loop();
+  void Guard();
   // Takes what waits at a socket. False: there are no descriptors left.
   bool AcceptAll(int socket);
   void HandOver(int socket, int connection);
 
   ListeningSockets listening_;
   Acceptor acceptor_;
-  int max_connections_ = 0;
+  ListenerLimits limits_;
+  absl::optional<ResetGuard> guard_;
+  OncePerSecond log_limit_;
   // Written to when the thread has to end.
   FileDescriptor stop_event_;
   std::thread thread_;

@@ -67,7 +67,10 @@ absl::Status RpcServer::Start() {
   SetServing(false);
   const int most = MostConnections();
   const int wanted = options_.limits.max_connections;
-  listener_.Start(std::move(acceptor), wanted > 0 ? std::min(wanted, most) : most);
+  ListenerLimits limits;
+  limits.max_connections = wanted > 0 ? std::min(wanted, most) : most;
+  limits.max_orphaned_calls = options_.limits.max_orphaned_calls;
+  listener_.Start(std::move(acceptor), limits);
   return absl::OkStatus();
 }
 

@@ -6,9 +6,9 @@
 //   BATON_RETURN_IF_ERROR(server.Start());        // UNAVAILABLE "127.0.0.1:7000 is already in use ..."
 //   server.SetServing(true);
 //   WaitForShutdownSignal();
-//   server.SetServing(false);                     // health NOT_SERVING; new calls are refused by the services
-//   themselves gate.Drain(grace);                            // see drain_gate.h server.Stop(absl::Seconds(1)); //
-//   cancels what is left
+//   server.SetServing(false);                     // health NOT_SERVING; services refuse new calls themselves
+//   gate.Drain(grace);                            // see drain_gate.h
+//   server.Stop(absl::Seconds(1));                // cancels what is left
 #pragma once
 
 #include <memory>
@@ -33,6 +33,9 @@ struct ServerLimits {
   int max_streams_per_connection = 1024;
   // Open files of this process at which further connections are turned away. 0: nearly as many as it may open.
   int max_connections = 0;
+  // Calls that their client has reset and that have not been cleared up yet, each some 20 KB; beyond it, connections
+  // that keep making them are ended. Between gateways and workers many calls end at once: workers allow more.
+  int64_t max_orphaned_calls = 2000;
   // A connection that has not got through its handshakes by then is dropped.
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Connections without calls are closed after this long; all are asked to make way for a new one, and closed when

@@ -20,6 +20,7 @@ using grpc::experimental::TlsCustomVerificationCheckRequest;
 
 std::vector<std::string> ToStrings(const std::vector<grpc::string_ref>& names) {
   std::vector<std::string> strings;
+  strings.reserve(names.size());
   for (const grpc::string_ref& name : names) strings.emplace_back(name.data(), name.size());
   return strings;
 }

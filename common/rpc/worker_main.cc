@@ -31,6 +31,8 @@ namespace {
 constexpr int kMaxReceiveBytes = 64 << 20;
 // A gateway has one connection for all its requests.
 constexpr int kMaxStreamsPerConnection = 1 << 16;
+// Many calls of many gateways may end at once.
+constexpr int64_t kMaxOrphanedCalls = 10000;
 // Code, libraries, stacks, gRPC's buffers, the tokenizer.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 // For calls that outlive the grace period to see their cancellation.
@@ -150,6 +152,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   server_options.max_receive_bytes = kMaxReceiveBytes;
   server_options.credentials = tls->server();
   server_options.limits.max_streams_per_connection = kMaxStreamsPerConnection;
+  server_options.limits.max_orphaned_calls = kMaxOrphanedCalls;
   RpcServer server(server_options);
   server.AddService(&worker_service, worker::v1::Worker::service_full_name());
   const bool is_prefill = role->role() == worker::v1::WorkerInfo::PREFILL;
@@ -192,7 +195,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   worker_service.EndWatches();
   server.Stop(kStopGrace);
   context.tracing->Flush();
-  Log(Severity::kInfo, "stopped");
+  Log(Severity::kInfo, "stopped").With("signal", signal);
   return absl::OkStatus();
 }
 

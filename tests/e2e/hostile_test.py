@@ -7,6 +7,7 @@ import resource
 import socket
 import subprocess
 import threading
+import time
 
 import grpc
 import pytest
@@ -128,21 +129,31 @@ def test_malformed_messages(fleet):
 
 @pytest.mark.parametrize("role", ["gateway", "prefill", "decode"])
 def test_rapid_reset(fleet, role):
-    """Calls that are cancelled as soon as they are made (CVE-2023-44487), with and without a request that can run."""
+    """Calls that are cancelled as soon as they are made (CVE-2023-44487), with and without a request that can run, for
+    seconds, from several connections and as fast as they can."""
     process = {"gateway": fleet.gateway, "prefill": fleet.prefills[0], "decode": fleet.decodes[0]}[role]
     path = GENERATE if role == "gateway" else f"/baton.worker.v1.{role.capitalize()}/Run"
     runnable = message(chat("Hello", stopping=exactly(50)).SerializeToString())
+    end = time.monotonic() + 3
+
+    def flood():
+        peer, stream = Peer(process.address), 1
+        while time.monotonic() < end:
+            calls = b""
+            for i in range(100):
+                calls += headers(stream, path) + (data(stream, runnable) if i % 4 == 0 else b"") + reset(stream)
+                stream += 2
+            if not peer.send(calls):
+                peer.close()
+                peer, stream = Peer(process.address), 1
+        peer.close()
+
     with under_attack(fleet, process):
-        peers = [Peer(process.address) for _ in range(2)]
-        for batch in range(20):
-            for peer in peers:
-                calls = b""
-                for i in range(100):
-                    stream = 2 * (batch * 100 + i) + 1
-                    calls += headers(stream, path) + (data(stream, runnable) if i % 4 == 0 else b"") + reset(stream)
-                peer.send(calls)
-        for peer in peers:
-            peer.close()
+        floods = [threading.Thread(target=flood) for _ in range(3)]
+        for thread in floods:
+            thread.start()
+        for thread in floods:
+            thread.join()
 
 
 def test_slow_headers(fleet, silent):
