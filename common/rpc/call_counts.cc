@@ -64,35 +64,34 @@ std::string PeerName(absl::string_view address, int port) {
   return absl::StrCat("[", text, "]:", port);
 }
 
-std::vector<int64_t> Servers(ServerCalls* calls) {
-  std::vector<int64_t> ids;
+// Calls `use` with what channelz knows of each server; use(id, server).
+template <typename Use>
+void ForEachServer(Use use) {
   intptr_t next = 0;
   while (true) {
     const json answer = Parse(grpc_channelz_get_servers(next));
     const json& servers = At(answer, {"server"});
     for (const json& server : servers) {
-      ids.push_back(Number(At(server, {"ref", "serverId"})));
-      calls->started += Number(At(server, {"data", "callsStarted"}));
-      calls->finished += Number(At(server, {"data", "callsSucceeded"})) + Number(At(server, {"data", "callsFailed"}));
+      const int64_t id = Number(At(server, {"ref", "serverId"}));
+      use(id, server);
+      next = static_cast<intptr_t>(id) + 1;
     }
     const json& end = At(answer, {"end"});
-    if (servers.empty() || (end.is_boolean() && end.get<bool>())) return ids;
-    next = static_cast<intptr_t>(ids.back()) + 1;
+    if (servers.empty() || (end.is_boolean() && end.get<bool>())) return;
   }
 }
 
 }  // namespace
 
-ServerCalls CountCalls() {
-  ServerCalls calls;
-  Servers(&calls);
-  return calls;
+int64_t CountStartedCalls() {
+  int64_t started = 0;
+  ForEachServer([&](int64_t, const json& server) { started += Number(At(server, {"data", "callsStarted"})); });
+  return started;
 }
 
 std::vector<ConnectionCalls> CountConnectionCalls() {
-  ServerCalls calls;
   std::vector<ConnectionCalls> connections;
-  for (const int64_t server : Servers(&calls)) {
+  ForEachServer([&](int64_t server, const json&) {
     const json answer = Parse(grpc_channelz_get_server_sockets(static_cast<intptr_t>(server), 0, kMaxResults));
     for (const json& ref : At(answer, {"socketRef"})) {
       ConnectionCalls connection;
@@ -104,12 +103,12 @@ std::vector<ConnectionCalls> CountConnectionCalls() {
       if (!encoded.is_string() || !absl::Base64Unescape(encoded.get_ref<const std::string&>(), &address)) continue;
       connection.peer = PeerName(address, static_cast<int>(Number(At(remote, {"port"}))));
       const json& data = At(socket, {"socket", "data"});
+      connection.started = Number(At(data, {"streamsStarted"}));
+      connection.answered = Number(At(data, {"streamsSucceeded"}));
       connection.broken = Number(At(data, {"streamsFailed"}));
-      connection.closed = connection.broken + Number(At(data, {"streamsSucceeded"}));
-      connection.open = Number(At(data, {"streamsStarted"})) - connection.closed;
       connections.push_back(std::move(connection));
     }
-  }
+  });
   return connections;
 }
 

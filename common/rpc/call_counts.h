@@ -7,27 +7,20 @@
 
 namespace baton {
 
-// Since the servers' start.
-struct ServerCalls {
-  int64_t started = 0;
-  // Of those, the calls that the application has been through with.
-  int64_t finished = 0;
-};
-
-// Of one connection.
+// Of one connection, since its start.
 struct ConnectionCalls {
   int64_t id = 0;
   // As PeerOf names it.
   std::string peer;
-  // Streams that are open now.
-  int64_t open = 0;
-  // Streams that are closed, and of those the ones that the server had not ended itself.
-  int64_t closed = 0;
+  // Streams; and of those that are over, the ones to whose end the server has sent its answer, whatever it said, and
+  // the others, which were reset.
+  int64_t started = 0;
+  int64_t answered = 0;
   int64_t broken = 0;
 };
 
-// Cheap.
-ServerCalls CountCalls();
+// Calls that have been started since the servers' start. Cheap.
+int64_t CountStartedCalls();
 // Some 20 microseconds for each connection.
 std::vector<ConnectionCalls> CountConnectionCalls();
 

@@ -21,8 +21,9 @@ namespace {
 
 // How long to wait for descriptors to be given back.
 constexpr int kNoDescriptorsPauseMs = 20;
+constexpr int kForever = -1;
 // How often to look whether somebody floods the server.
-constexpr int kGuardEveryMs = 100;
+constexpr int kGuardEveryMs = 50;
 
 }  // namespace
 
@@ -46,7 +47,7 @@ void Listener::Start(Acceptor acceptor, const ListenerLimits& limits) {
   BATON_CHECK(!thread_.joinable());
   acceptor_ = std::move(acceptor);
   limits_ = limits;
-  guard_.emplace(limits.max_orphaned_calls);
+  if (limits.max_resets > 0) guard_.emplace(limits.max_resets, limits.max_streams);
   stop_event_ = FileDescriptor(eventfd(0, EFD_CLOEXEC));
   BATON_CHECK(stop_event_.is_open());
   thread_ = std::thread([this] { Loop(); });
@@ -70,8 +71,9 @@ void Listener::Loop() {
   bool descriptors_left = true;
   while (true) {
     // Whoever knocks meanwhile waits.
-    const bool accepts = descriptors_left && !guard_->overwhelmed();
-    const int patience = descriptors_left ? kGuardEveryMs : kNoDescriptorsPauseMs;
+    const bool accepts = descriptors_left && !(guard_.has_value() && guard_->floods());
+    const int quiet = guard_.has_value() ? kGuardEveryMs : kForever;
+    const int patience = descriptors_left ? quiet : kNoDescriptorsPauseMs;
     const int ready = poll(waiting.data(), accepts ? waiting.size() : 1, patience);
     if (ready < 0 && errno != EINTR) return;
     if (ready > 0 && waiting[0].revents != 0) return;
@@ -80,7 +82,7 @@ void Listener::Loop() {
       if (waiting[i].revents != 0) descriptors_left = AcceptAll(waiting[i].fd) && descriptors_left;
     }
     const ResetGuard::Clock::time_point now = ResetGuard::Clock::now();
-    if (now < next_guard) continue;
+    if (!guard_.has_value() || now < next_guard) continue;
     next_guard = now + std::chrono::milliseconds(kGuardEveryMs);
     Guard();
   }
@@ -88,7 +90,7 @@ void Listener::Loop() {
 
 void Listener::Guard() {
   const std::vector<std::string> flooding =
-      guard_->Judge(CountCalls(), &CountConnectionCalls, ResetGuard::Clock::now());
+      guard_->Judge(CountStartedCalls(), &CountConnectionCalls, ResetGuard::Clock::now());
   if (flooding.empty()) return;
   Disconnect(flooding);
   if (!log_limit_.Due()) return;

@@ -9,7 +9,7 @@
 //   BATON_RETURN_IF_ERROR(listener.Bind("0.0.0.0:7000"));
 //   auto acceptor = builder.experimental().AddExternalConnectionAcceptor(FROM_FD, credentials);
 //   server = builder.BuildAndStart();
-//   listener.Start(std::move(acceptor), {max_connections, max_orphaned_calls});
+//   listener.Start(std::move(acceptor), limits);
 //   ...
 //   listener.Stop();                    // before the server: refuses new connections, leaves running ones alone
 #pragma once
@@ -34,8 +34,10 @@ struct ListenerLimits {
   // Further connections are closed at once. What counts is the process's open files of all kinds, which are few beside
   // a server's connections.
   int max_connections = 1024;
-  // Calls that their client has reset and that the server has not cleared up yet.
-  int64_t max_orphaned_calls = 2000;
+  // Calls reset a second, of all clients together; 0: no limit.
+  int64_t max_resets = 0;
+  // Calls under way on one connection: what the server tells its clients.
+  int64_t max_streams = 1024;
 };
 
 class Listener {

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <memory>
 #include <set>
 
@@ -13,48 +14,55 @@
 namespace baton {
 namespace {
 
-// Calls between two judgements below which nobody is flooding.
-constexpr int64_t kManyStarted = 100;
-// Streams broken since the last look that make a connection one of those that flood.
-constexpr int64_t kManyBroken = 10;
-// The same at the first look, when all that a connection has ever done is in its counts.
-constexpr int64_t kManyBrokenEver = 100;
-// Of the time between looks.
+// Of the resets that are too many, what makes a connection one of those that flood.
+constexpr int kShare = 10;
+// Of the time, what looking at all connections may take.
 constexpr int kLookShare = 10;
+constexpr std::chrono::seconds kCalmAfter(1);
 
 }  // namespace
 
-std::vector<std::string> ResetGuard::Judge(const ServerCalls& calls,
+std::vector<std::string> ResetGuard::Judge(int64_t started_calls,
                                            absl::FunctionRef<std::vector<ConnectionCalls>()> connections,
                                            Clock::time_point now) {
-  const int64_t started = calls.started - started_;
-  const int64_t unfinished = calls.started - calls.finished;
-  started_ = calls.started;
-  if (unfinished <= max_orphans_) {
-    overwhelmed_ = false;
-    broken_.clear();
+  const bool first = judged_ == Clock::time_point::min();
+  const double seconds = first ? 0 : std::chrono::duration<double>(now - judged_).count();
+  const int64_t started = started_calls - started_;
+  started_ = started_calls;
+  judged_ = now;
+  if (floods_ && now - last_flood_ > kCalmAfter) floods_ = false;
+  if (first || static_cast<double>(started) <= static_cast<double>(max_resets_) * seconds) {
+    last_look_.reset();
     return {};
   }
-  if (now < next_look_ || (!overwhelmed_ && started < kManyStarted)) return {};
+  if (now < next_look_) return {};
   const std::vector<ConnectionCalls> all = connections();
   next_look_ = now + kLookShare * (Clock::now() - now);
-  int64_t orphans = unfinished;
-  for (const ConnectionCalls& connection : all) orphans -= connection.open;
-  overwhelmed_ = orphans > max_orphans_;
-  const bool first = broken_.empty();
-  std::vector<std::string> flooding;
-  std::map<int64_t, int64_t> broken;
+  const double span = last_look_.has_value() ? std::chrono::duration<double>(now - last_look_->at).count() : seconds;
+  const double too_many = static_cast<double>(max_resets_) * span;
+  double resets = 0;
+  std::vector<std::string> peers;
+  Look look = {now, {}};
   for (const ConnectionCalls& connection : all) {
-    broken[connection.id] = connection.broken;
-    const auto last = broken_.find(connection.id);
-    const int64_t lately = connection.broken - (last != broken_.end() ? last->second : 0);
-    const bool floods =
-        first ? lately >= kManyBrokenEver && 2 * connection.broken > connection.closed : lately >= kManyBroken;
-    if (floods) flooding.push_back(connection.peer);
+    look.broken[connection.id] = connection.broken;
+    int64_t lately = connection.broken;
+    if (last_look_.has_value()) {
+      const auto before = last_look_->broken.find(connection.id);
+      if (before != last_look_->broken.end()) lately -= before->second;
+    } else if (connection.broken <= connection.answered) {
+      // All that a connection has done in its life: few reset most of their calls.
+      lately = 0;
+    }
+    const int64_t open = connection.started - connection.answered - connection.broken;
+    lately += std::max<int64_t>(0, open - max_streams_);
+    resets += static_cast<double>(lately);
+    if (static_cast<double>(lately * kShare) > too_many) peers.push_back(connection.peer);
   }
-  broken_ = std::move(broken);
-  if (!overwhelmed_ || started < kManyStarted) return {};
-  return flooding;
+  last_look_ = std::move(look);
+  if (resets <= too_many) return {};
+  floods_ = true;
+  last_flood_ = now;
+  return peers;
 }
 
 void Disconnect(const std::vector<std::string>& peers) {

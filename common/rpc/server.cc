@@ -69,7 +69,8 @@ absl::Status RpcServer::Start() {
   const int wanted = options_.limits.max_connections;
   ListenerLimits limits;
   limits.max_connections = wanted > 0 ? std::min(wanted, most) : most;
-  limits.max_orphaned_calls = options_.limits.max_orphaned_calls;
+  limits.max_resets = options_.limits.max_resets;
+  limits.max_streams = options_.limits.max_streams_per_connection;
   listener_.Start(std::move(acceptor), limits);
   return absl::OkStatus();
 }

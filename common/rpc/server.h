@@ -33,9 +33,9 @@ struct ServerLimits {
   int max_streams_per_connection = 1024;
   // Open files of this process at which further connections are turned away. 0: nearly as many as it may open.
   int max_connections = 0;
-  // Calls that their client has reset and that have not been cleared up yet, each some 20 KB; beyond it, connections
-  // that keep making them are ended. Between gateways and workers many calls end at once: workers allow more.
-  int64_t max_orphaned_calls = 2000;
+  // Calls that clients reset, a second; beyond it, the connections that most of them come from are ended (ResetGuard).
+  // 0: no limit, for servers whose clients are gateways, which pass on what others cancel.
+  int64_t max_resets = 2000;
   // A connection that has not got through its handshakes by then is dropped.
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Connections without calls are closed after this long; all are asked to make way for a new one, and closed when

@@ -31,8 +31,6 @@ namespace {
 constexpr int kMaxReceiveBytes = 64 << 20;
 // A gateway has one connection for all its requests.
 constexpr int kMaxStreamsPerConnection = 1 << 16;
-// Many calls of many gateways may end at once.
-constexpr int64_t kMaxOrphanedCalls = 10000;
 // Code, libraries, stacks, gRPC's buffers, the tokenizer.
 constexpr int64_t kProgramBytes = int64_t{64} << 20;
 // For calls that outlive the grace period to see their cancellation.
@@ -152,7 +150,7 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
   server_options.max_receive_bytes = kMaxReceiveBytes;
   server_options.credentials = tls->server();
   server_options.limits.max_streams_per_connection = kMaxStreamsPerConnection;
-  server_options.limits.max_orphaned_calls = kMaxOrphanedCalls;
+  server_options.limits.max_resets = 0;
   RpcServer server(server_options);
   server.AddService(&worker_service, worker::v1::Worker::service_full_name());
   const bool is_prefill = role->role() == worker::v1::WorkerInfo::PREFILL;

@@ -168,7 +168,7 @@ class Load:
         chance = random.Random(options.seed)
         self.fleet = fleet
         self.pause = options.pause
-        self.made = requests(options.requests, chance)
+        self.made = requests(options.requests, chance, long=False)
         for request in self.made[::2]:
             request.model = RECURRENT
         self.outcomes = collections.Counter()
