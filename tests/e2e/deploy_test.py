@@ -102,8 +102,8 @@ def test_up_request_down_and_up_again(deployment):
     gateway = gateway_of(first.stdout)
     # The request to paste, as it stands there.
     command = re.search(r"^  (\S+baton.* generate .*)$", first.stdout, re.MULTILINE)[1]
-    pasted = subprocess.run(["bash", "-c", f"{command} --model {RECURRENT} --temperature 0"], capture_output=True,
-                            text=True, cwd=os.getcwd(), timeout=60)
+    pasted = subprocess.run(["bash", "-c", f"{command} --temperature 0"], capture_output=True, text=True,
+                            cwd=os.getcwd(), timeout=60)
     assert pasted.stdout == ANSWER + "\n", pasted
     urls = re.findall(r"http://\S+/metrics", first.stdout)
     assert len(urls) == 5
