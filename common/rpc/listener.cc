@@ -1,5 +1,6 @@
 #include "common/rpc/listener.h"
 
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -89,8 +90,11 @@ void Listener::Loop() {
 }
 
 void Listener::Guard() {
+  const bool flooded = guard_->floods();
   const std::vector<std::string> flooding =
       guard_->Judge(CountStartedCalls(), &CountConnectionCalls, ResetGuard::Clock::now());
+  // What the flood took is free, but still the process's.
+  if (flooded && !guard_->floods()) malloc_trim(0);
   if (flooding.empty()) return;
   Disconnect(flooding);
   if (!log_limit_.Due()) return;

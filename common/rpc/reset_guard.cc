@@ -18,7 +18,7 @@ namespace {
 constexpr int kShare = 10;
 // Of the time, what looking at all connections may take.
 constexpr int kLookShare = 10;
-constexpr std::chrono::seconds kCalmAfter(1);
+constexpr std::chrono::seconds kCalmAfter(2);
 
 }  // namespace
 

@@ -32,7 +32,7 @@ class ResetGuard {
   // more than a tenth of a core.
   std::vector<std::string> Judge(int64_t started_calls, absl::FunctionRef<std::vector<ConnectionCalls>()> connections,
                                  Clock::time_point now);
-  // There was a flood within the last second.
+  // There was a flood within the last two seconds.
   bool floods() const { return floods_; }
 
  private:

@@ -16,6 +16,8 @@ namespace baton {
 
 namespace {
 
+constexpr int kFloodReadBytes = 16 << 10;
+
 // The largest number stands for no end.
 int Milliseconds(absl::Duration duration) {
   return static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(duration), std::numeric_limits<int>::max()));
@@ -27,6 +29,8 @@ void SetLimits(const ServerLimits& limits, grpc::ServerBuilder* builder) {
   builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, Milliseconds(limits.handshake_timeout));
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, Milliseconds(limits.max_connection_idle));
   builder->AddChannelArgument(GRPC_ARG_MAX_CONNECTION_AGE_MS, Milliseconds(limits.max_connection_age));
+  // A read is worked off as a whole before anything else is: else one would take in what a flood sends for a second.
+  if (limits.max_resets > 0) builder->AddChannelArgument(GRPC_ARG_TCP_MAX_READ_CHUNK_SIZE, kFloodReadBytes);
   if (limits.max_buffer_bytes == 0) return;
   grpc::ResourceQuota quota("server");
   quota.Resize(static_cast<size_t>(limits.max_buffer_bytes));
