@@ -18,6 +18,7 @@ namespace {
 constexpr int kShare = 10;
 // Of the time, what looking at all connections may take.
 constexpr int kLookShare = 10;
+constexpr std::chrono::seconds kBurst(1);
 constexpr std::chrono::seconds kCalmAfter(2);
 
 }  // namespace
@@ -38,9 +39,7 @@ std::vector<std::string> ResetGuard::Judge(int64_t started_calls,
   if (now < next_look_) return {};
   const std::vector<ConnectionCalls> all = connections();
   next_look_ = now + kLookShare * (Clock::now() - now);
-  const double span = last_look_.has_value() ? std::chrono::duration<double>(now - last_look_->at).count() : seconds;
-  const double too_many = static_cast<double>(max_resets_) * span;
-  double resets = 0;
+  int64_t resets = 0;
   std::vector<std::string> peers;
   Look look = {now, {}};
   for (const ConnectionCalls& connection : all) {
@@ -55,11 +54,13 @@ std::vector<std::string> ResetGuard::Judge(int64_t started_calls,
     }
     const int64_t open = connection.started - connection.answered - connection.broken;
     lately += std::max<int64_t>(0, open - max_streams_);
-    resets += static_cast<double>(lately);
-    if (static_cast<double>(lately * kShare) > too_many) peers.push_back(connection.peer);
+    resets += lately;
+    if (lately * kShare > max_resets_) peers.push_back(connection.peer);
   }
-  last_look_ = std::move(look);
-  if (resets <= too_many) return {};
+  const bool flood = resets > max_resets_;
+  // As many as a second may have are a burst, in however short a time they come.
+  if (flood || !last_look_.has_value() || now - last_look_->at >= kBurst) last_look_ = std::move(look);
+  if (!flood) return {};
   floods_ = true;
   last_flood_ = now;
   return peers;

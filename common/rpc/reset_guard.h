@@ -24,8 +24,8 @@ class ResetGuard {
  public:
   using Clock = std::chrono::steady_clock;
 
-  // `max_resets`: a second, of all connections together. `max_streams`: that one connection may have open; what it has
-  // beyond that has been reset, though nobody has got to it yet.
+  // `max_resets`: within a second, of all connections together. `max_streams`: that one connection may have open; what
+  // it has beyond that has been reset, though nobody has got to it yet.
   ResetGuard(int64_t max_resets, int64_t max_streams) : max_resets_(max_resets), max_streams_(max_streams) {}
 
   // The peers to disconnect. `connections` is asked only while more calls than that come, and seldom enough to take no
@@ -36,7 +36,7 @@ class ResetGuard {
   bool floods() const { return floods_; }
 
  private:
-  // Of all connections, at some time.
+  // Of all connections, up to a second ago.
   struct Look {
     Clock::time_point at;
     // Streams that were reset, by connection.

@@ -74,15 +74,22 @@ TEST_F(JudgeTest, WhoHasMoreOpenThanItCanHaveHasResetThem) {
 TEST_F(JudgeTest, WhoGoesOnResettingGoesNext) {
   Judge(0, {});
   EXPECT_THAT(Judge(5000, {{1, "busy:1", 4000, 3090, 900}}), IsEmpty());
-  EXPECT_THAT(Judge(6000, {{1, "busy:1", 4500, 3190, 1300}, {2, "new:2", 6, 0, 5}}), ElementsAre("busy:1"));
+  EXPECT_THAT(Judge(7000, {{1, "busy:1", 5500, 3190, 2300}, {2, "new:2", 6, 0, 5}}), ElementsAre("busy:1"));
 }
 
 TEST_F(JudgeTest, ManyConnectionsWithFewResetsEachAreAFlood) {
   Judge(0, {});
   std::vector<ConnectionCalls> connections;
-  for (int i = 0; i < 9; ++i) connections.push_back({i, absl::StrCat("flood:", i), 30, 0, 30});
+  for (int i = 0; i < 9; ++i) connections.push_back({i, absl::StrCat("flood:", i), 150, 0, 150});
   connections.push_back({9, "few:9", 5, 0, 5});
-  EXPECT_EQ(Judge(300, connections).size(), 9u);
+  EXPECT_EQ(Judge(1400, connections).size(), 9u);
+}
+
+TEST_F(JudgeTest, BurstsAreNoFloodUntilTheyAddUp) {
+  Judge(0, {});
+  EXPECT_THAT(Judge(600, {{1, "a:1", 600, 0, 600}}), IsEmpty());
+  EXPECT_THAT(Judge(1400, {{1, "a:1", 1400, 0, 1400}}), IsEmpty());
+  EXPECT_THAT(Judge(2000, {{1, "a:1", 2000, 0, 2000}}), ElementsAre("a:1"));
 }
 
 TEST_F(JudgeTest, CallsCancelledAllAtOnceAreNobodysFault) {
