@@ -6,8 +6,9 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <cstring>
+#include <initializer_list>
 #include <memory>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 

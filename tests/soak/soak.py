@@ -169,8 +169,6 @@ class Load:
         self.fleet = fleet
         self.pause = options.pause
         self.made = requests(options.requests, chance, long=False)
-        for request in self.made[::2]:
-            request.model = RECURRENT
         self.outcomes = collections.Counter()
         self.tokens = 0
         self.problems = []
