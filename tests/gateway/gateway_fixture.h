@@ -108,6 +108,13 @@ class GatewayTest : public ::testing::Test {
     for (const auto& worker : status.workers()) serving += worker.state() == "SERVING" ? 1 : 0;
     return serving;
   }
+  // Nothing of a request is left anywhere in the gateway.
+  bool Idle() {
+    return Eventually([&] {
+      const v1::GetStatusResponse status = Status();
+      return status.running_requests() == 0 && status.queued_requests() == 0 && gateway_->calls() == 0;
+    });
+  }
 
   // Four prompt tokens, greedy, no text defaults to trip over.
   static v1::GenerateRequest SimpleRequest(int max_new_tokens = 8) {
@@ -163,6 +170,18 @@ class PairTest : public GatewayTest {
     running.prefill->Push(PrefillDone());
     running.prefill->Finish();
     return running;
+  }
+  // A gateway that still works after whatever happened before.
+  void ExpectServes() {
+    Running running = Begin(SimpleRequest(2));
+    running.prefill->Push(First(200));
+    running.prefill->Push(PrefillDone());
+    running.prefill->Finish();
+    running.decode->Push(Tokens(5, {201}));
+    running.decode->Push(DecodeDone(worker::v1::LENGTH));
+    running.decode->Finish();
+    EXPECT_TRUE(running.client->Finish().ok());
+    EXPECT_EQ(running.client->ids, std::vector<int32_t>({200, 201}));
   }
 
   FakePrefill prefill_;
