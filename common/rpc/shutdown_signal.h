@@ -3,7 +3,7 @@
 
 namespace baton {
 
-// First thing in main, before any thread starts: blocks the two signals in this and all later threads, ignores SIGPIPE.
+// First thing in main, before any thread starts: holds the two signals back, ignores SIGPIPE.
 void BlockShutdownSignals();
 // One of them has arrived, and nobody has waited for it yet: long starts end early.
 bool ShutdownSignalPending();
