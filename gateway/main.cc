@@ -18,6 +18,7 @@
 #include "common/rpc/etcd.h"
 #include "common/rpc/log_flags.h"
 #include "common/rpc/real_range.h"
+#include "common/rpc/service_manager.h"
 #include "common/rpc/shutdown_signal.h"
 #include "common/rpc/tls.h"
 #include "common/rpc/tracing.h"
@@ -214,9 +215,11 @@ absl::Status Serve(const Flags& flags) {
   std::printf("READY role=gateway listen=%s metrics=%s boot=%s\n", gateway.address().c_str(),
               gateway.metrics_url().c_str(), boot_id.c_str());
   std::fflush(stdout);
+  baton::TellServiceManager(baton::ServingNotice());
 
   const int signal = baton::WaitForShutdownSignal();
   baton::Log(baton::Severity::kInfo, "draining").With("signal", signal).With("running", gateway.calls());
+  baton::TellServiceManager(baton::DrainingNotice(absl::Seconds(flags.grace_seconds)));
   if (!gateway.Drain(absl::Seconds(flags.grace_seconds))) {
     baton::Log(baton::Severity::kWarning, "grace_period_over");
   }

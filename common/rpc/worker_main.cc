@@ -22,6 +22,7 @@
 #include "common/rpc/etcd_registration.h"
 #include "common/rpc/memory_plan.h"
 #include "common/rpc/server.h"
+#include "common/rpc/service_manager.h"
 #include "common/rpc/shutdown_signal.h"
 
 namespace baton {
@@ -179,9 +180,11 @@ absl::Status Serve(const WorkerFlags& flags, const std::string& role_name, Worke
       .With("state_memory", FormatBytes(budget.total()))
       .With("boot", context.boot_id);
   PrintReady(role_name, server.address(), metrics_url, context);
+  TellServiceManager(ServingNotice());
 
   const int signal = WaitForShutdownSignal();
   Log(Severity::kInfo, "draining").With("signal", signal).With("running", gate.inside());
+  TellServiceManager(DrainingNotice(absl::Seconds(flags.grace_seconds)));
   server.SetServing(false);
   load.SetDraining();
   role->OnDraining();

@@ -4,6 +4,8 @@ import pathlib
 import re
 import shlex
 import shutil
+import signal
+import socket
 import subprocess
 
 import pytest
@@ -60,6 +62,8 @@ def test_units_and_their_configuration(tree):
         else:
             model = programs.flag_value(arguments, "--model")
             assert (tree / model.lstrip("/") / "config.json").is_file()
+        # `systemctl start` waits for what test_systemd_is_told looks at.
+        assert re.search(r"^Type=notify$", text, re.M)
         # A drain must be over before systemd loses patience.
         assert int(re.search(r"^TimeoutStopSec=(\d+)$", text, re.M)[1]) > 30
     for role in ("prefill", "decode"):
@@ -91,3 +95,25 @@ def test_units_are_hardened(tree):
                                  instance.name], capture_output=True, text=True, timeout=60)
         assert result.returncode == 0, result.stdout + result.stderr
         assert "OK" in result.stdout
+
+
+@pytest.mark.parametrize("role", ["gateway", "decode"])
+def test_systemd_is_told(role, tmp_path):
+    """Each program says when it serves, not before, and at SIGTERM how long it may take."""
+    flags = {"gateway": ["--prefill-worker", "127.0.0.1:1", "--decode-worker", "127.0.0.1:1"],
+             "decode": ["--model", programs.ROOT / "deploy" / "models" / "tiny-gemma2", "--memory", "64MiB"]}[role]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(60)
+        process = subprocess.Popen([programs.BIN_DIR / f"baton-{role}", *flags, "--listen", "127.0.0.1:0", "--metrics",
+                                    "127.0.0.1:0", "--grace", "100"], stdout=subprocess.PIPE, text=True,
+                                   env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify")})
+        try:
+            assert manager.recv(1000) == b"READY=1"
+            assert process.stdout.readline().startswith("READY ")
+            process.send_signal(signal.SIGTERM)
+            assert manager.recv(1000) == b"STOPPING=1\nEXTEND_TIMEOUT_USEC=160000000"
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+            process.communicate()
