@@ -28,9 +28,9 @@ for directory in ("e2e", "chaos"):
 # pylint: disable=wrong-import-position
 from baton.v1 import inference_pb2 as pb
 from baton.v1 import inference_pb2_grpc
-from chaos import Stream, requests
 from fleet import GEMMA, RECURRENT, Fleet
 from messages import chat, exactly
+from streams import Stream, requests
 
 # Small, so that they are full early on.
 PREFILL_FLAGS = ["--prefix-cache", "8MiB", "--trace-history", "100"]
