@@ -1,7 +1,6 @@
 """The command line client as a shell sees it: every subcommand against a real fleet."""
 import json
 import os
-import pathlib
 import signal
 import socket
 import subprocess

@@ -1,4 +1,5 @@
 """Fixtures. On failure, the ends of the logs of all processes are part of the report."""
+import contextlib
 import shutil
 
 import pytest
@@ -8,10 +9,9 @@ from fleet import Fleet
 _live = []
 
 
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory):
-    """Starts fleets (same parameters as Fleet) that end with the test file."""
-    log_dir = tmp_path_factory.mktemp("logs")
+@contextlib.contextmanager
+def _launcher(log_dir):
+    """Starts fleets (same parameters as Fleet) that end with it."""
     mine = []
 
     def start(**options):
@@ -20,28 +20,28 @@ def launch(tmp_path_factory):
         _live.append(fleet)
         return fleet
 
-    yield start
-    for fleet in mine:
-        fleet.close()
-        _live.remove(fleet)
+    try:
+        yield start
+    finally:
+        for fleet in mine:
+            fleet.close()
+            _live.remove(fleet)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory):
+    """For fleets that the tests of a file share."""
+    log_dir = tmp_path_factory.mktemp("logs")
+    with _launcher(log_dir) as start:
+        yield start
     shutil.rmtree(log_dir, ignore_errors=True)
 
 
 @pytest.fixture
 def launch_for_test(tmp_path):
-    """The same, for fleets that one test breaks."""
-    mine = []
-
-    def start(**options):
-        fleet = Fleet(tmp_path, **options)
-        mine.append(fleet)
-        _live.append(fleet)
-        return fleet
-
-    yield start
-    for fleet in mine:
-        fleet.close()
-        _live.remove(fleet)
+    """For fleets that one test breaks."""
+    with _launcher(tmp_path) as start:
+        yield start
 
 
 @pytest.hookimpl(hookwrapper=True)

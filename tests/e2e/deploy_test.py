@@ -12,7 +12,7 @@ import pytest
 
 from certificates import Authority
 from fleet import GEMMA, MODELS, RECURRENT, ROOT
-from process import BIN_DIR, parse_metrics, wait_until
+from process import BIN_DIR, parse_metrics
 
 QUESTION = "What is the capital of France?"
 ANSWER = "The capital of France is Paris."

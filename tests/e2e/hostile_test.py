@@ -15,9 +15,8 @@ import pytest
 from baton.v1 import inference_pb2 as pb
 from baton.v1 import inference_pb2_grpc
 from baton.worker.v1 import worker_pb2
-from fleet import GEMMA
 from http2 import (CONTINUATION, END_HEADERS, HEADERS, PING, PREFACE, SETTINGS, Peer, data, field, frame, headers,
-                   indexed_field, message, request_fields, reset)
+                   indexed_field, message, reset)
 from messages import chat, exactly, failure_of, greedy
 from process import Process, wait_until
 

@@ -5,7 +5,7 @@ import pytest
 
 from baton.v1 import inference_pb2 as pb
 from fleet import GEMMA, RECURRENT
-from messages import Answer, chat, exactly, failure_of, greedy, long_request, next_delta, tokens
+from messages import Answer, chat, exactly, failure_of, greedy, long_request, next_delta
 from process import wait_until
 
 MODELS = [GEMMA, RECURRENT]
