@@ -16,6 +16,7 @@
 #include <CLI/CLI.hpp>
 
 #include "absl/status/status.h"
+#include "common/rpc/command_line.h"
 #include "common/rpc/worker_flags.h"
 
 namespace baton {

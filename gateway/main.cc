@@ -15,6 +15,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
+#include "common/rpc/command_line.h"
 #include "common/rpc/etcd.h"
 #include "common/rpc/log_flags.h"
 #include "common/rpc/real_range.h"
@@ -22,7 +23,6 @@
 #include "common/rpc/shutdown_signal.h"
 #include "common/rpc/tls.h"
 #include "common/rpc/tracing.h"
-#include "common/rpc/worker_flags.h"
 #include "gateway/etcd_directory.h"
 #include "gateway/gateway.h"
 

@@ -3,8 +3,8 @@
 #include <grpcpp/create_channel.h>
 
 #include "common/base/status_macros.h"
+#include "common/rpc/command_line.h"
 #include "common/rpc/service_tls.h"
-#include "common/rpc/worker_flags.h"
 
 namespace baton {
 namespace {

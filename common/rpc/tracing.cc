@@ -4,9 +4,9 @@
 #include <utility>
 
 #include "common/base/status_macros.h"
+#include "common/rpc/command_line.h"
 #include "common/rpc/real_range.h"
 #include "common/rpc/service_tls.h"
-#include "common/rpc/worker_flags.h"
 
 namespace baton {
 namespace {

@@ -11,7 +11,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "common/base/bytes.h"
 #include "common/base/cpu.h"
@@ -20,6 +19,7 @@
 #include "common/base/status_macros.h"
 #include "common/base/version.h"
 #include "common/observe/log.h"
+#include "common/rpc/command_line.h"
 #include "common/rpc/real_range.h"
 #include "common/rpc/shutdown_signal.h"
 
@@ -73,10 +73,6 @@ class LoadProgress {
 };
 
 }  // namespace
-
-CLI::Validator IsHostPort() {
-  return CLI::Validator([](std::string& text) { return HostPortProblem(text); }, "", "IsHostPort");
-}
 
 void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
   app.set_version_flag("--version", std::string(kVersion), "Print the version and exit");
@@ -134,19 +130,6 @@ void AddWorkerFlags(CLI::App& app, WorkerFlags* flags) {
       ->check(CLI::Range(0, 60000).description(""))
       ->type_name("N")
       ->capture_default_str();
-}
-
-absl::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv) {
-  try {
-    app.parse(argc, argv);
-    return absl::nullopt;
-  } catch (const CLI::Success& request) {
-    return app.exit(request);  // --help, --version
-  } catch (const CLI::ParseError& error) {
-    const std::string message = absl::StrReplaceAll(error.what(), {{"\n", " "}});
-    std::fprintf(stderr, "%s: %s (see --help)\n", app.get_name().c_str(), message.c_str());
-    return 2;
-  }
 }
 
 absl::StatusOr<std::string> ServedModelName(const WorkerFlags& flags) {

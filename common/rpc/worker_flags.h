@@ -60,12 +60,6 @@ struct WorkerFlags {
 // checked while parsing.
 void AddWorkerFlags(CLI::App& app, WorkerFlags* flags);
 
-// A check for options that take HOST:PORT (IPv6 hosts in brackets); port 0 is fine.
-CLI::Validator IsHostPort();
-
-// Runs the parser. Absent: go on. 0: --help or --version was printed. 2: one line on stderr said what was wrong.
-absl::optional<int> ParseCommandLine(CLI::App& app, int argc, const char* const* argv);
-
 // The name clients use. INVALID_ARGUMENT when neither the flag nor the directory gives a usable one (1 to 128 printable
 // ASCII characters without spaces or quotes).
 absl::StatusOr<std::string> ServedModelName(const WorkerFlags& flags);

@@ -19,6 +19,7 @@
 #include "common/compute/blas_core.h"
 #include "common/model/weights.h"
 #include "common/observe/log.h"
+#include "common/rpc/command_line.h"
 #include "common/rpc/etcd_registration.h"
 #include "common/rpc/memory_plan.h"
 #include "common/rpc/server.h"

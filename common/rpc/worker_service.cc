@@ -1,13 +1,10 @@
 #include "common/rpc/worker_service.h"
 
-#include <xxhash.h>
-
 #include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <map>
 
-#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "common/base/version.h"
 
@@ -118,11 +115,6 @@ StateBytes MakeStateBytes(const StateLayout& layout) {
     growth->set_limit(limit);
   }
   return out;
-}
-
-std::string TokenizerHash(absl::string_view tokenizer) {
-  const XXH128_hash_t hash = XXH3_128bits(tokenizer.data(), tokenizer.size());
-  return absl::StrFormat("%016x%016x", hash.high64, hash.low64);
 }
 
 WorkerInfo MakeWorkerInfo(const WorkerIdentity& identity, const Model& model, const StateLayout& layout) {

@@ -70,6 +70,13 @@ def test_units_and_their_configuration(tree):
         assert programs.flag_value(gateway, f"--{role}-worker") == addresses[role]
 
 
+@pytest.mark.parametrize("program", ["baton", "baton-gateway"])
+def test_only_workers_load_what_computes(program):
+    """OpenBLAS starts threads of its own in every program that maps it."""
+    libraries = subprocess.run(["ldd", programs.BIN_DIR / program], capture_output=True, text=True, check=True).stdout
+    assert "libgrpc" in libraries and "blas" not in libraries
+
+
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
 def test_systemd_takes_the_units(tree):
     for unit in UNITS.values():

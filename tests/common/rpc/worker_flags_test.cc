@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "common/base/bytes.h"
+#include "common/rpc/command_line.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
