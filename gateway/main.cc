@@ -115,6 +115,11 @@ void AddConnectionOptions(CLI::App& app, Flags* flags) {
       ->check(CLI::Range(1, 1 << 20).description(""))
       ->type_name("N")
       ->capture_default_str();
+  app.add_option("--max-resets", server.limits.max_resets,
+                 "Calls reset a second from which on the connections they come from are ended; 0: no limit")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40).description(""))
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--max-connection-idle", flags->max_connection_idle_seconds,
                  "Close connections that have had no calls for this long; 0: never")
       ->check(baton::RealRange(0.0, 1e6).description(""))

@@ -26,6 +26,7 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OtlpExporterOptions
   ChannelOptions channel;
   // Collectors hang up on those that ping often; calls have deadlines anyway.
   channel.keepalive_ms = std::numeric_limits<int>::max();
+  channel.within_fleet = false;
   BATON_ASSIGN_OR_RETURN(channel.credentials, ServiceCredentials(options.tls));
   return NewChannel(options.endpoint, channel);
 }

@@ -84,6 +84,7 @@ absl::Status Session::Connect() {
     BATON_ASSIGN_OR_RETURN(api_key_, ReadApiKey());
     ChannelOptions channel_options;
     channel_options.keepalive_ms = kKeepaliveMs;
+    channel_options.within_fleet = false;
     BATON_RETURN_IF_ERROR(CheckTls(options.tls));
     BATON_ASSIGN_OR_RETURN(tls_, TlsCredentials::Create(options.tls));
     channel_ = NewChannel(options.gateway, tls_->Secure(channel_options));
