@@ -151,6 +151,8 @@ class SequenceState {
   // As long as the sequence, so that the bytes must have been reserved before.
   absl::Status MakeTables(MemoryReservation reservation);
   int64_t RecurrentBytes() const;
+  // Out of the reservation; RESOURCE_EXHAUSTED when the system refuses the memory.
+  absl::StatusOr<PageRef> TakeRecurrentPage(int64_t bytes);
   // Puts references to the snapshot's KV pages in place.
   void AdoptPages(const StateSnapshot& snapshot);
   // Snapshot() or ShareFullPages().
