@@ -29,8 +29,8 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/base/file_watcher.h"
+#include "common/observe/log_limit.h"
 #include "common/observe/metrics.h"
-#include "common/observe/once_per_second.h"
 #include "gateway/api_keys.h"
 #include "gateway/client.h"
 
@@ -96,7 +96,7 @@ class Authenticator {
   std::shared_ptr<const Table> table_;
   // Refusals since the last one logged.
   std::atomic<int64_t> unlogged_{0};
-  OncePerSecond log_limit_;
+  LogLimit log_limit_;
 };
 
 }  // namespace baton

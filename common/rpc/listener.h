@@ -25,7 +25,7 @@
 #include "absl/types/optional.h"
 #include "common/base/file_descriptor.h"
 #include "common/base/listening_sockets.h"
-#include "common/observe/once_per_second.h"
+#include "common/observe/log_limit.h"
 #include "common/rpc/reset_guard.h"
 
 namespace baton {
@@ -65,7 +65,7 @@ class Listener {
   Acceptor acceptor_;
   ListenerLimits limits_;
   absl::optional<ResetGuard> guard_;
-  OncePerSecond log_limit_;
+  LogLimit log_limit_;
   // Written to when the thread has to end.
   FileDescriptor stop_event_;
   std::thread thread_;

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
 #include "common/rpc/channel.h"
@@ -18,9 +17,6 @@
 
 namespace baton {
 namespace {
-
-// While a collector is away there is a line this often.
-constexpr absl::Duration kWarnEvery = absl::Minutes(1);
 
 absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const OtlpExporterOptions& options) {
   ChannelOptions channel;
@@ -183,9 +179,7 @@ absl::StatusOr<int64_t> OtlpExporter::Export(const otlp::ExportTraceServiceReque
 }
 
 void OtlpExporter::Warn(const absl::Status& status) {
-  const absl::Time now = absl::Now();
-  if (now < next_warning_) return;
-  next_warning_ = now + kWarnEvery;
+  if (!warning_limit_.Due()) return;
   Log(Severity::kWarning, "traces_not_exported")
       .With("collector", options_.endpoint)
       .With("error", status)

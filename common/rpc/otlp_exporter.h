@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "common/observe/log_limit.h"
 #include "common/observe/metrics.h"
 #include "common/observe/tracer.h"
 #include "common/rpc/otlp_spans.h"
@@ -72,6 +73,7 @@ class OtlpExporter final : public SpanSink {
   void SendBatch(const Traces& traces);
   // How many of the spans the collector has rejected for good.
   absl::StatusOr<int64_t> Export(const otlp::ExportTraceServiceRequest& request);
+  // One line a minute while a collector is away.
   void Warn(const absl::Status& status);
   // True when stopped meanwhile.
   bool PauseFor(absl::Duration pause);
@@ -84,7 +86,7 @@ class OtlpExporter final : public SpanSink {
 
   // The thread's own.
   std::shared_ptr<grpc::Channel> channel_;
-  absl::Time next_warning_ = absl::InfinitePast();
+  LogLimit warning_limit_{absl::Minutes(1)};
 
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -11,7 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
-#include "common/observe/once_per_second.h"
+#include "common/observe/log_limit.h"
 
 namespace baton {
 namespace {
@@ -59,7 +59,7 @@ class PeerVerifier final : public grpc::experimental::ExternalCertificateVerifie
   }
 
   const std::vector<std::string> allowed_;
-  OncePerSecond log_limit_;
+  LogLimit log_limit_;
 };
 
 std::shared_ptr<grpc::ServerCredentials> MakeServer(const TlsFlags& flags, const TlsSource& source) {
