@@ -79,7 +79,7 @@ absl::Status ReservedDestination::CheckCommit(const CommitRecord& commit) const 
       return absl::InvalidArgumentError(
           absl::StrCat("the first token ", token.id, " is not in [0, ", context_->limits.vocab_size, ")"));
     }
-    const bool ends = EndsSample(request, token.id);
+    const bool ends = request.EndAt(token.id, request.generated_tokens + 1).has_value();
     if (request.samples() > 1 && ends != token.ends) {
       return absl::InvalidArgumentError(
           absl::StrCat("whether the first token ", token.id, " ends its sample: it does", ends ? "" : " not"));

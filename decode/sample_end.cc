@@ -19,12 +19,9 @@ SampleEnd::SampleEnd(const SequenceRequest* request, const TokenText* vocabulary
 }
 
 absl::optional<DoneReason> SampleEnd::Push(int32_t token, int64_t generated) {
-  const bool stops = request_->IsStop(token);
-  const bool is_text = text_ != nullptr && (!stops || request_->include_stop_tokens);
+  const bool is_text = text_ != nullptr && (request_->include_stop_tokens || !request_->IsStop(token));
   if (is_text && text_->Push(token).matched_stop >= 0) return worker::v1::STOP_STRING;
-  if (stops) return worker::v1::STOP_TOKEN;
-  if (generated >= request_->max_new_tokens) return worker::v1::LENGTH;
-  return absl::nullopt;
+  return request_->EndAt(token, generated);
 }
 
 }  // namespace baton

@@ -6,7 +6,8 @@ namespace {
 FirstTokenRecord MakeRecord(const SequenceRequest& request, absl::Span<const float> logits, int32_t id,
                             worker::v1::FirstToken* told) {
   told->set_id(id);
-  if (EndsSample(request, id)) told->set_done(request.IsStop(id) ? worker::v1::STOP_TOKEN : worker::v1::LENGTH);
+  const absl::optional<worker::v1::DoneReason> end = request.EndAt(id, request.generated_tokens + 1);
+  if (end.has_value()) told->set_done(*end);
   FirstTokenRecord record;
   if (request.logprobs) {
     const TokenLogprob logprob = ComputeLogprob(logits, id, request.top_logprobs);
@@ -15,15 +16,11 @@ FirstTokenRecord MakeRecord(const SequenceRequest& request, absl::Span<const flo
   } else {
     record = MakeFirstTokenRecord(id);
   }
-  record.ends = told->has_done();
+  record.ends = end.has_value();
   return record;
 }
 
 }  // namespace
-
-bool EndsSample(const SequenceRequest& request, int32_t first_token) {
-  return request.IsStop(first_token) || request.generated_tokens + 1 >= request.max_new_tokens;
-}
 
 std::vector<FirstTokenRecord> SampleFirstTokens(const SequenceRequest& request, absl::Span<const float> logits,
                                                 Sampler& sampler, worker::v1::FirstToken* told) {

@@ -15,9 +15,6 @@
 
 namespace baton {
 
-// The token ends its sample: nothing is decoded after it.
-bool EndsSample(const SequenceRequest& request, int32_t first_token);
-
 // One record for each sample. `told`: filled in but for cached_tokens.
 std::vector<FirstTokenRecord> SampleFirstTokens(const SequenceRequest& request, absl::Span<const float> logits,
                                                 Sampler& sampler, worker::v1::FirstToken* told);

@@ -146,6 +146,12 @@ bool SequenceRequest::IsStop(int32_t id) const {
   return std::binary_search(stop_token_ids.begin(), stop_token_ids.end(), id);
 }
 
+absl::optional<worker::v1::DoneReason> SequenceRequest::EndAt(int32_t token, int64_t generated) const {
+  if (IsStop(token)) return worker::v1::STOP_TOKEN;
+  if (generated >= max_new_tokens) return worker::v1::LENGTH;
+  return absl::nullopt;
+}
+
 TokenHistory SequenceRequest::MakeHistory() const {
   TokenHistory history;
   const absl::Span<const int32_t> all(tokens);

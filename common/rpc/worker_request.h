@@ -12,6 +12,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/optional.h"
 #include "absl/types/span.h"
 #include "baton/worker/v1/worker.pb.h"
 #include "common/sampling/sampler.h"
@@ -78,6 +79,8 @@ struct SequenceRequest {
   // Tokens of one sample when it is complete: what its state is reserved for.
   int64_t total_tokens() const { return static_cast<int64_t>(tokens.size()) - generated_tokens + max_new_tokens; }
   bool IsStop(int32_t id) const;
+  // Why a sample ends with `token`, the last of `generated` generated ones, whatever its text says; absent: it goes on.
+  absl::optional<worker::v1::DoneReason> EndAt(int32_t token, int64_t generated) const;
   // Ids that may not be sampled as the token that follows `generated` generated ones.
   absl::Span<const int32_t> MaskedIds(int64_t generated) const {
     return generated < min_new_tokens ? absl::Span<const int32_t>(stop_token_ids) : absl::Span<const int32_t>();
