@@ -95,7 +95,7 @@ class WorkerPair {
   MemoryBudget decode_budget_;
   Metrics prefill_all_metrics_{"prefill"};
   Metrics decode_all_metrics_{"decode"};
-  PrefillMetrics prefill_metrics_{&prefill_all_metrics_, "bench"};
+  PrefillMetrics prefill_metrics_{&prefill_all_metrics_, "bench", &prefill_budget_};
   LoadReporter prefill_load_;
   LoadReporter decode_load_;
   DrainGate prefill_gate_;

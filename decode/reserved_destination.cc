@@ -35,7 +35,7 @@ absl::Status ReservedDestination::CheckHead(const StateChunk& head) const {
 }
 
 void ReservedDestination::CountBytes(int64_t bytes) {
-  context_->metrics->handoff_bytes.Increment(static_cast<double>(bytes));
+  context_->metrics->handoff_bytes_total.Increment(static_cast<double>(bytes));
 }
 
 absl::Status ReservedDestination::Reject(const absl::Status& status) {

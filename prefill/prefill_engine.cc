@@ -44,7 +44,6 @@ PrefillEngine::PrefillEngine(const PrefillEngineOptions& options, Model* model, 
   context_.budget = budget;
   context_.metrics = metrics;
   context_.wake = [doorbell = doorbell_] { doorbell->Ring(); };
-  metrics->SetState(*budget);
 }
 
 PrefillEngine::~PrefillEngine() { Stop(); }
@@ -211,7 +210,7 @@ void PrefillEngine::PublishLoad() {
   const int64_t running = static_cast<int64_t>(jobs_.size()) - scheduler_.waiting();
   load_->SetRunning(running);
   context_.metrics->requests_running.Set(static_cast<double>(running));
-  context_.metrics->SetState(*context_.budget);
+  context_.metrics->UpdateStateBytes();
   context_.metrics->SetPrefixCache(cache_);
   absl::MutexLock lock(&mutex_);
   scheduled_waiting_ = scheduler_.waiting();

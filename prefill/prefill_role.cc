@@ -59,7 +59,7 @@ BatchLimits PrefillRole::batch_limits() const {
 }
 
 absl::Status PrefillRole::Start(const WorkerContext& context) {
-  metrics_ = std::make_unique<PrefillMetrics>(context.metrics, context.model_name);
+  metrics_ = std::make_unique<PrefillMetrics>(context.metrics, context.model_name, context.budget);
   PrefillEngineOptions options;
   options.step_tokens = chunk_tokens_;
   options.max_queue = max_queue_;

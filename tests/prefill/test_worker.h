@@ -173,7 +173,7 @@ class TestPrefillWorker {
   Model* const model_;
   MemoryBudget budget_;
   Metrics metrics_{"prefill"};
-  PrefillMetrics prefill_metrics_{&metrics_, "tiny"};
+  PrefillMetrics prefill_metrics_{&metrics_, "tiny", &budget_};
   LoadReporter load_;
   DrainGate gate_;
   PrefillEngine engine_;
