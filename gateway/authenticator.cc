@@ -8,6 +8,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "common/base/mapped_file.h"
 #include "common/base/sha256.h"
 #include "common/base/status_macros.h"
 #include "common/observe/log.h"
@@ -96,7 +97,7 @@ absl::Status Authenticator::UseKeys(const std::string& path, absl::Duration inte
 }
 
 absl::Status Authenticator::Load() {
-  BATON_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(path_, kMaxApiKeyFileBytes));
+  BATON_ASSIGN_OR_RETURN(const std::string text, ReadFileOrPipe(path_, kMaxApiKeyFileBytes));
   const absl::Status status = SetKeys(text);
   if (status.ok()) return status;
   return absl::Status(status.code(), absl::StrCat(path_, ": ", status.message()));

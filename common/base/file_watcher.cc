@@ -1,15 +1,8 @@
 #include "common/base/file_watcher.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
 
-#include <cerrno>
-#include <cstring>
 #include <utility>
-
-#include "absl/strings/str_cat.h"
-#include "common/base/file_descriptor.h"
-#include "common/base/full_io.h"
 
 namespace baton {
 namespace {
@@ -55,19 +48,6 @@ void FileWatcher::Loop(absl::Duration interval, const std::function<void()>& on_
     stamps_ = std::move(stamps);
     on_change();
   }
-}
-
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
-  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  const auto failed = [&](int error) { return absl::ErrnoToStatus(error, absl::StrCat("cannot read ", path)); };
-  if (!file.is_open()) return failed(errno);
-  std::string bytes;
-  if (const int error = ReadUpTo(file.get(), max_bytes + 1, &bytes); error != 0) return failed(error);
-  if (bytes.size() > max_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(path, " is larger than ", max_bytes, " bytes: is it the right file?"));
-  }
-  return bytes;
 }
 
 }  // namespace baton

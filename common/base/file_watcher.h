@@ -13,7 +13,6 @@
 #include <thread>
 #include <vector>
 
-#include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 
@@ -52,8 +51,5 @@ class FileWatcher {
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
-
-// The whole of a small file. The error names it and says what to do; RESOURCE_EXHAUSTED beyond `max_bytes`.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path, size_t max_bytes);
 
 }  // namespace baton

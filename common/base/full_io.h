@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "absl/strings/string_view.h"
@@ -13,6 +14,8 @@ namespace baton {
 
 // 0, or the errno of the write that failed.
 int WriteAll(int fd, absl::string_view bytes);
+// At this place in the file, whatever the file's own position, which stays.
+int WriteAllAt(int fd, int64_t position, absl::string_view bytes);
 // Appends up to `bytes`, fewer only at the end of the file. 0, or the errno of the read that failed.
 int ReadUpTo(int fd, size_t bytes, std::string* out);
 // The disk, or a quota or limit of the file's size, is used up.

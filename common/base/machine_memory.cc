@@ -3,28 +3,24 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <limits>
-#include <sstream>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "common/base/mapped_file.h"
 
 namespace baton {
 namespace {
 
+// More than any of the files read here has.
+constexpr size_t kMaxTextBytes = size_t{1} << 20;
 constexpr int64_t kNoLimit = std::numeric_limits<int64_t>::max();
 
-// Files under /proc and /sys have no size to ask for.
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
+// Empty when it cannot be read.
+std::string ReadText(const std::string& path) { return ReadFileOrPipe(path, kMaxTextBytes).value_or(""); }
 
 // kNoLimit for "max", version 1's huge number, and what can't be read.
 int64_t ReadLimit(const std::string& path) {

@@ -39,20 +39,7 @@ absl::StatusOr<MappedFile> MappedFile::Open(const std::string& path) {
   BATON_ASSIGN_OR_RETURN(OpenedFile file, OpenRegularFile(path));
   void* data = mmap(nullptr, file.size, PROT_READ, MAP_SHARED, file.descriptor.get(), 0);
   if (data == MAP_FAILED) return absl::ErrnoToStatus(errno, absl::StrCat("can't map ", path));
-  return MappedFile(data, file.size);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(data_, size_);
+  return MappedFile(MemoryMapping(data, file.size));
 }
 
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) {
@@ -66,6 +53,18 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
   if (error != 0) return absl::ErrnoToStatus(error, absl::StrCat("can't read ", path));
   if (text.size() < file.size) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": became shorter while it was read"));
+  }
+  return text;
+}
+
+absl::StatusOr<std::string> ReadFileOrPipe(const std::string& path, size_t max_bytes) {
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string text;
+  const int error = file.is_open() ? ReadUpTo(file.get(), max_bytes + 1, &text) : errno;
+  if (error != 0) return absl::ErrnoToStatus(error, absl::StrCat("cannot read ", path));
+  if (text.size() > max_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, " is larger than ", max_bytes, " bytes: is it the right file?"));
   }
   return text;
 }

@@ -1,5 +1,5 @@
-// A read-only file mapping, released on destruction, and reading small files whole. Regular files only: a pipe or a
-// device never blocks the caller.
+// A read-only file mapping, released on destruction, and reading small files whole. Regular files only, but for
+// ReadFileOrPipe: a pipe or a device never blocks the caller.
 //
 //   BATON_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Open(path));
 //   Parse(file.view());
@@ -10,9 +10,11 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/base/memory_mapping.h"
 
 namespace baton {
 
@@ -20,20 +22,19 @@ class MappedFile {
  public:
   // NOT_FOUND, PERMISSION_DENIED or INVALID_ARGUMENT (a directory, an empty file), naming the path.
   static absl::StatusOr<MappedFile> Open(const std::string& path);
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
-  ~MappedFile();
 
-  absl::string_view view() const { return {static_cast<const char*>(data_), size_}; }
-  size_t size() const { return size_; }
+  absl::string_view view() const { return {static_cast<const char*>(mapping_.data()), mapping_.size()}; }
+  size_t size() const { return mapping_.size(); }
 
  private:
-  MappedFile(void* data, size_t size) : data_(data), size_(size) {}
-  void* data_ = nullptr;
-  size_t size_ = 0;
+  explicit MappedFile(MemoryMapping mapping) : mapping_(std::move(mapping)) {}
+  MemoryMapping mapping_;
 };
 
 // The whole of a (small) file. Same errors; INVALID_ARGUMENT beyond max_bytes.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes = size_t{64} << 20);
+// Of whatever can be read to its end: also an empty file, one under /proc, or a pipe (`--api-key-file <(command)`),
+// which is waited for.
+absl::StatusOr<std::string> ReadFileOrPipe(const std::string& path, size_t max_bytes);
 
 }  // namespace baton

@@ -48,11 +48,7 @@ absl::StatusOr<PageBlock> PageBlock::Allocate(size_t bytes) {
     return absl::ResourceExhaustedError(absl::StrCat("no memory for ", FormatBytes(static_cast<int64_t>(bytes))));
   }
   PreferHugePages(data, bytes);
-  return PageBlock(data, bytes);
-}
-
-PageBlock::~PageBlock() {
-  if (data_ != nullptr) munmap(data_, bytes_);
+  return PageBlock(MemoryMapping(data, bytes));
 }
 
 // Advice: a kernel that does not take it changes nothing but speed.

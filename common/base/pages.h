@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "common/base/memory_mapping.h"
 
 namespace baton {
 
@@ -19,22 +20,13 @@ class PageBlock {
   PageBlock() = default;
   // RESOURCE_EXHAUSTED when the system refuses.
   static absl::StatusOr<PageBlock> Allocate(size_t bytes);
-  PageBlock(PageBlock&& other) noexcept
-      : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  PageBlock& operator=(PageBlock&& other) noexcept {
-    std::swap(data_, other.data_);
-    std::swap(bytes_, other.bytes_);
-    return *this;
-  }
-  ~PageBlock();
 
-  std::byte* data() const { return static_cast<std::byte*>(data_); }
-  size_t bytes() const { return bytes_; }
+  std::byte* data() const { return static_cast<std::byte*>(mapping_.data()); }
+  size_t bytes() const { return mapping_.size(); }
 
  private:
-  PageBlock(void* data, size_t bytes) : data_(data), bytes_(bytes) {}
-  void* data_ = nullptr;
-  size_t bytes_ = 0;
+  explicit PageBlock(MemoryMapping mapping) : mapping_(std::move(mapping)) {}
+  MemoryMapping mapping_;
 };
 
 // Of a mapped file only (memory of our own would lose its contents): the pages that lie wholly inside stop counting as

@@ -34,19 +34,6 @@ absl::Status Unavailable(absl::string_view what, int) {
 
 }  // namespace
 
-MemoryMapping::MemoryMapping(MemoryMapping&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
-
-MemoryMapping& MemoryMapping::operator=(MemoryMapping&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
-
-MemoryMapping::~MemoryMapping() {
-  if (data_ != nullptr) munmap(data_, size_);
-}
-
 absl::StatusOr<SharedMemory> SharedMemory::Create(int64_t bytes) {
   BATON_CHECK(bytes > kSharedMemoryDataOffset && bytes <= kMaxBytes);
   SharedMemory memory;
@@ -121,7 +108,7 @@ absl::optional<absl::string_view> SharedMemoryView::Range(uint64_t offset, uint6
   if (offset < static_cast<uint64_t>(kSharedMemoryDataOffset) || offset > size || length > size - offset) {
     return absl::nullopt;
   }
-  return absl::string_view(mapping_.data() + offset, length);
+  return absl::string_view(static_cast<const char*>(mapping_.data()) + offset, length);
 }
 
 }  // namespace baton

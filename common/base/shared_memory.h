@@ -30,6 +30,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/optional.h"
 #include "common/base/file_descriptor.h"
+#include "common/base/memory_mapping.h"
 
 namespace baton {
 
@@ -44,22 +45,6 @@ struct SharedMemoryName {
 // Ranges for data begin here: the nonce has the bytes before.
 inline constexpr int64_t kSharedMemoryDataOffset = 4096;
 
-class MemoryMapping {
- public:
-  MemoryMapping() = default;
-  MemoryMapping(void* data, size_t size) : data_(data), size_(size) {}
-  MemoryMapping(MemoryMapping&& other) noexcept;
-  MemoryMapping& operator=(MemoryMapping&& other) noexcept;
-  ~MemoryMapping();
-
-  char* data() const { return static_cast<char*>(data_); }
-  size_t size() const { return size_; }
-
- private:
-  void* data_ = nullptr;
-  size_t size_ = 0;
-};
-
 class SharedMemory {
  public:
   // Takes address space and one page. `bytes` includes the nonce's page. UNAVAILABLE when the system has no memory
@@ -70,7 +55,7 @@ class SharedMemory {
   // Takes the memory itself. Once. RESOURCE_EXHAUSTED when there is not enough.
   absl::Status Allocate();
   // After Allocate. [name().bytes]
-  char* data() const { return mapping_.data(); }
+  char* data() const { return static_cast<char*>(mapping_.data()); }
 
  private:
   SharedMemory() = default;

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/full_io.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -43,49 +44,42 @@ absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(con
                                                                              absl::Span<const TensorSpec> specs,
                                                                              TensorType type) {
   const std::string partial = path + ".partial";
-  const int fd = open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (fd < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't create ", partial));
-  std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter(path, fd));
+  FileDescriptor file(open(partial.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+  if (!file.is_open()) return absl::ErrnoToStatus(errno, absl::StrCat("can't create ", partial));
+  std::unique_ptr<SafetensorsWriter> writer(new SafetensorsWriter(path, std::move(file)));
   const std::string header = SafetensorsHeader(specs, type);
   int64_t end = static_cast<int64_t>(header.size());
   for (const TensorSpec& spec : specs) {
     writer->begins_.push_back(end);
     end += SpecBytes(spec, type);
   }
-  if (ftruncate(fd, end) != 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't extend ", partial));
+  if (ftruncate(writer->file_.get(), end) != 0)
+    return absl::ErrnoToStatus(errno, absl::StrCat("can't extend ", partial));
   BATON_RETURN_IF_ERROR(writer->WriteAt(0, header));
   return writer;
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
-  if (fd_ < 0) return;
-  close(fd_);
-  std::remove(PartialPath().c_str());
+  if (file_.is_open()) std::remove(PartialPath().c_str());
 }
 
 std::string SafetensorsWriter::PartialPath() const { return path_ + ".partial"; }
 
 absl::Status SafetensorsWriter::WriteAt(int64_t position, absl::string_view data) {
-  while (!data.empty()) {
-    const ssize_t count = pwrite(fd_, data.data(), data.size(), position);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't write ", PartialPath()));
-    position += count;
-    data.remove_prefix(static_cast<size_t>(count));
-  }
-  return absl::OkStatus();
+  const int error = WriteAllAt(file_.get(), position, data);
+  return error == 0 ? absl::OkStatus() : absl::ErrnoToStatus(error, absl::StrCat("can't write ", PartialPath()));
 }
 
 absl::Status SafetensorsWriter::Write(size_t tensor, int64_t offset, absl::string_view data) {
-  BATON_CHECK(fd_ >= 0 && tensor < begins_.size());
+  BATON_CHECK(file_.is_open() && tensor < begins_.size());
   return WriteAt(begins_[tensor] + offset, data);
 }
 
 absl::Status SafetensorsWriter::Finish() {
-  BATON_CHECK(fd_ >= 0);
+  BATON_CHECK(file_.is_open());
   const std::string partial = PartialPath();
   // Network file systems report a full disk only here.
-  if (close(std::exchange(fd_, -1)) != 0) {
+  if (close(file_.Release()) != 0) {
     absl::Status status = absl::ErrnoToStatus(errno, absl::StrCat("can't write ", partial));
     std::remove(partial.c_str());
     return status;

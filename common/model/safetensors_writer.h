@@ -9,12 +9,14 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "common/base/file_descriptor.h"
 #include "common/model/checkpoint.h"
 
 namespace baton {
@@ -34,12 +36,12 @@ class SafetensorsWriter {
   absl::Status Finish();
 
  private:
-  SafetensorsWriter(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
+  SafetensorsWriter(std::string path, FileDescriptor file) : path_(std::move(path)), file_(std::move(file)) {}
   std::string PartialPath() const;
   absl::Status WriteAt(int64_t position, absl::string_view data);
 
   std::string path_;
-  int fd_ = -1;
+  FileDescriptor file_;
   std::vector<int64_t> begins_;  // of each tensor, in the file
 };
 

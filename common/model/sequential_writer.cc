@@ -1,12 +1,11 @@
 #include "common/model/sequential_writer.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "common/base/full_io.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -27,8 +26,7 @@ absl::Status SequentialWriter::Append(const std::byte* data, int64_t bytes) {
     BATON_RETURN_IF_ERROR(Flush());
   }
   const int64_t whole = bytes / kPieceBytes * kPieceBytes;
-  BATON_RETURN_IF_ERROR(WriteFully(fd_, written_, data, whole, path_));
-  written_ += whole;
+  BATON_RETURN_IF_ERROR(WriteWhole(data, whole));
   gathered_.insert(gathered_.end(), data + whole, data + bytes);
   return absl::OkStatus();
 }
@@ -41,22 +39,17 @@ absl::Status SequentialWriter::PadTo(int64_t position) {
 }
 
 absl::Status SequentialWriter::Flush() {
-  const auto size = static_cast<int64_t>(gathered_.size());
-  BATON_RETURN_IF_ERROR(WriteFully(fd_, written_, gathered_.data(), size, path_));
-  written_ += size;
+  BATON_RETURN_IF_ERROR(WriteWhole(gathered_.data(), static_cast<int64_t>(gathered_.size())));
   gathered_.clear();
   return absl::OkStatus();
 }
 
-absl::Status WriteFully(int fd, int64_t position, const std::byte* data, int64_t bytes, const std::string& path) {
-  while (bytes > 0) {
-    const ssize_t count = pwrite(fd, data, static_cast<size_t>(bytes), position);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return absl::ErrnoToStatus(errno, absl::StrCat("can't write ", path));
-    position += count;
-    data += count;
-    bytes -= count;
+absl::Status SequentialWriter::WriteWhole(const std::byte* data, int64_t bytes) {
+  const absl::string_view whole(reinterpret_cast<const char*>(data), static_cast<size_t>(bytes));
+  if (const int error = WriteAllAt(fd_, written_, whole); error != 0) {
+    return absl::ErrnoToStatus(error, absl::StrCat("can't write ", path_));
   }
+  written_ += bytes;
   return absl::OkStatus();
 }
 

@@ -30,13 +30,12 @@ class SequentialWriter {
   absl::Status Flush();
 
  private:
+  absl::Status WriteWhole(const std::byte* data, int64_t bytes);
+
   const int fd_;
   const std::string path_;
   int64_t written_;                  // up to here, a multiple of kPieceBytes until Flush
   std::vector<std::byte> gathered_;  // less than kPieceBytes
 };
-
-// The whole of `bytes` at `position`, however the system splits it.
-absl::Status WriteFully(int fd, int64_t position, const std::byte* data, int64_t bytes, const std::string& path);
 
 }  // namespace baton

@@ -19,6 +19,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
+#include "common/base/full_io.h"
 #include "common/base/pages.h"
 #include "common/base/status_macros.h"
 #include "common/model/block_checksum.h"
@@ -216,8 +217,9 @@ absl::Status WeightCache::Write(const FileDescriptor& file, ThreadPool& pool) {
   BATON_RETURN_IF_ERROR(writer.Flush());
   const std::string head = WriteWeightCacheIndex(index);
   BATON_CHECK(static_cast<int64_t>(head.size()) <= index.sections.front().offset);
-  BATON_RETURN_IF_ERROR(WriteFully(file.get(), 0, reinterpret_cast<const std::byte*>(head.data()),
-                                   static_cast<int64_t>(head.size()), temporary_));
+  if (const int error = WriteAllAt(file.get(), 0, head); error != 0) {
+    return absl::ErrnoToStatus(error, absl::StrCat("can't write ", temporary_));
+  }
   if (fsync(file.get()) != 0) return Failed("write", temporary_);
   observer_.Tell(Severity::kInfo, "weights_packed",
                  absl::StrFormat("packed %s in %.1f s", FormatBytes(index.file_bytes),

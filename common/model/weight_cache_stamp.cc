@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "common/base/mapped_file.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -18,13 +19,8 @@ namespace {
 
 std::string StampPath(const std::string& cache_file) { return cache_file + ".checked"; }
 
-std::string ReadText(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text(256, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  return text;
-}
+// Empty when it cannot be read; longer files are none of those read here.
+std::string ReadText(const std::string& path) { return ReadFileOrPipe(path, 256).value_or(""); }
 
 absl::Status AddFile(const std::string& path, std::string* facts) {
   struct stat info {};

@@ -12,7 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/base/file_watcher.h"
+#include "common/base/mapped_file.h"
 #include "common/base/status_macros.h"
 
 namespace baton {
@@ -66,8 +66,8 @@ absl::StatusOr<absl::Time> ToTime(const ASN1_TIME* time, const std::string& path
 std::string Day(absl::Time time) { return absl::FormatTime("%Y-%m-%d %H:%M UTC", time, absl::UTCTimeZone()); }
 
 absl::Status LoadIdentity(const TlsPaths& paths, absl::Time now, TlsMaterial* material) {
-  BATON_ASSIGN_OR_RETURN(const std::string cert_text, ReadSmallFile(paths.cert, kMaxFileBytes));
-  BATON_ASSIGN_OR_RETURN(const std::string key_text, ReadSmallFile(paths.key, kMaxFileBytes));
+  BATON_ASSIGN_OR_RETURN(const std::string cert_text, ReadFileOrPipe(paths.cert, kMaxFileBytes));
+  BATON_ASSIGN_OR_RETURN(const std::string key_text, ReadFileOrPipe(paths.key, kMaxFileBytes));
   const std::vector<Certificate> chain = ReadCertificates(cert_text);
   if (chain.empty()) return Wrong(paths.cert, "there is no PEM certificate in it");
   const Key key(PEM_read_bio_PrivateKey(Reader(key_text).get(), nullptr, NoPassword, nullptr));
@@ -87,7 +87,7 @@ absl::Status LoadIdentity(const TlsPaths& paths, absl::Time now, TlsMaterial* ma
 
 absl::Status LoadRoots(const TlsPaths& paths, TlsMaterial* material) {
   const std::string path = paths.ca == kSystemCas ? kSystemCaFile : paths.ca;
-  BATON_ASSIGN_OR_RETURN(material->roots, ReadSmallFile(path, kMaxFileBytes));
+  BATON_ASSIGN_OR_RETURN(material->roots, ReadFileOrPipe(path, kMaxFileBytes));
   if (ReadCertificates(material->roots).empty()) return Wrong(path, "there is no PEM certificate in it");
   return absl::OkStatus();
 }

@@ -7,7 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
-#include "common/base/file_watcher.h"
+#include "common/base/mapped_file.h"
 #include "common/base/status_macros.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status_mapping.h"
@@ -55,7 +55,7 @@ absl::StatusOr<std::string> Session::ReadApiKey() const {
   std::string source = "--api-key (or BATON_API_KEY)";
   if (!options.api_key_file.empty()) {
     source = absl::StrCat("--api-key-file ", options.api_key_file);
-    BATON_ASSIGN_OR_RETURN(key, ReadSmallFile(options.api_key_file, kMaxKeyFileBytes));
+    BATON_ASSIGN_OR_RETURN(key, ReadFileOrPipe(options.api_key_file, kMaxKeyFileBytes));
     absl::StripTrailingAsciiWhitespace(&key);
     if (key.empty()) return absl::InvalidArgumentError(absl::StrCat(source, " is empty: it should hold the key alone"));
   }

@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/base/full_io.h"
 #include "common/base/status_macros.h"
 #include "gateway/cli/cli.h"
 #include "gateway/cli/terminal.h"
@@ -24,15 +25,6 @@ std::string ReadAll(int fd) {
   ssize_t got;
   while ((got = read(fd, bytes, sizeof bytes)) > 0) text.append(bytes, static_cast<size_t>(got));
   return text;
-}
-
-void WriteAll(int fd, absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(fd, text.data(), text.size());
-    // The program may end without reading its input.
-    if (written <= 0) return;
-    text.remove_prefix(static_cast<size_t>(written));
-  }
 }
 
 }  // namespace
@@ -64,7 +56,7 @@ CliResult RunBaton(const std::vector<std::string>& arguments, absl::string_view 
   Pipe err;
   CliResult result;
   std::thread feed([&] {
-    WriteAll(in.write_end(), standard_input);
+    WriteAll(in.write_end(), standard_input);  // the program may end without reading all of it
     in.CloseWrite();
   });
   std::thread read_out([&] { result.out = ReadAll(out.read_end()); });

@@ -78,15 +78,5 @@ TEST(FileWatcher, StopsWithoutAChange) {
   watcher.Start(absl::Hours(1), [] { FAIL(); });
 }
 
-TEST(ReadSmallFile, ReadsAllOrSaysWhyNot) {
-  const TemporaryDirectory directory;
-  directory.Write("file", "12345");
-  const std::string path = directory.path() + "/file";
-  EXPECT_EQ(*ReadSmallFile(path, 5), "12345");
-  EXPECT_EQ(ReadSmallFile(path, 4).status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(ReadSmallFile(path + "s", 5).status().code(), absl::StatusCode::kNotFound);
-  EXPECT_FALSE(ReadSmallFile(directory.path(), 5).ok());
-}
-
 }  // namespace
 }  // namespace baton

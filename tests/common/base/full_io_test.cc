@@ -1,6 +1,7 @@
 #include "common/base/full_io.h"
 
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -39,6 +40,18 @@ TEST(FullIoTest, TheEndOfTheFileGivesFewer) {
   std::string received;
   EXPECT_EQ(ReadUpTo(reader.get(), 10, &received), 0);
   EXPECT_EQ(received, "abc");
+}
+
+TEST(FullIoTest, WritesAtAPlace) {
+  const FileDescriptor file(memfd_create("full_io_test", MFD_CLOEXEC));
+  EXPECT_EQ(WriteAll(file.get(), "0123456789"), 0);
+  EXPECT_EQ(WriteAllAt(file.get(), 3, "abc"), 0);
+  EXPECT_EQ(WriteAll(file.get(), "!"), 0) << "where the first write ended";
+  EXPECT_EQ(lseek(file.get(), 0, SEEK_SET), 0);
+  std::string received;
+  EXPECT_EQ(ReadUpTo(file.get(), 100, &received), 0);
+  EXPECT_EQ(received, "012abc6789!");
+  EXPECT_EQ(WriteAllAt(-1, 0, "a"), EBADF);
 }
 
 TEST(FullIoTest, SaysWhatWentWrong) {

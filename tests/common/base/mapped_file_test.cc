@@ -92,5 +92,23 @@ TEST_F(MappedFileTest, ReadFileStopsAtItsLimit) {
   EXPECT_THAT(std::string(read.status().message()), HasSubstr("5 bytes long, expected at most 4"));
 }
 
+TEST_F(MappedFileTest, ReadFileOrPipeTakesWhateverEnds) {
+  const std::string path = Write("file", "12345");
+  EXPECT_EQ(*ReadFileOrPipe(path, 5), "12345");
+  EXPECT_EQ(*ReadFileOrPipe(Write("empty", ""), 5), "");
+  const auto read = ReadFileOrPipe(path, 4);
+  EXPECT_EQ(read.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(read.status().message()), HasSubstr("is it the right file?"));
+  EXPECT_EQ(ReadFileOrPipe(directory_.File("absent"), 5).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_FALSE(ReadFileOrPipe(directory_.path(), 5).ok());
+
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  ASSERT_EQ(write(ends[1], "from a pipe", 11), 11);
+  close(ends[1]);
+  EXPECT_EQ(*ReadFileOrPipe("/dev/fd/" + std::to_string(ends[0]), 100), "from a pipe");
+  close(ends[0]);
+}
+
 }  // namespace
 }  // namespace baton
