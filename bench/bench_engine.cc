@@ -5,17 +5,16 @@
 // The machine's limits are measured in the same run, before and after: they drift on shared machines, and a figure
 // without its limit says little.
 #include <cstdio>
-#include <fstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
-#include "absl/strings/str_cat.h"
 #include "bench/command_line.h"
 #include "bench/engine_bench.h"
 #include "bench/engine_report.h"
+#include "bench/figures_file.h"
 #include "bench/machine_limits.h"
 #include "common/base/cpu.h"
 #include "common/base/status_macros.h"
@@ -69,15 +68,6 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--json", flags.json_file, "also write all figures to this file");
 }
 
-// Empty text: only finds out whether it can be written.
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  std::ofstream file(path, std::ios::binary | (text.empty() ? std::ios::app : std::ios::trunc));
-  file << text;
-  file.close();
-  if (file.fail()) return absl::UnknownError(absl::StrCat("can't write ", path));
-  return absl::OkStatus();
-}
-
 void Print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);  // figures take long: each is shown when it is there
@@ -109,8 +99,7 @@ absl::Status Run(Flags& flags) {
   model_options.observer.notice = [](const LoadNotice& notice) { std::fprintf(stderr, "%s\n", notice.text.c_str()); };
   BATON_ASSIGN_OR_RETURN(const std::unique_ptr<Model> model, Model::Load(run.directory, model_options));
   BATON_RETURN_IF_ERROR(CheckEngineBench(*model, run.options));
-  // Before minutes of measuring, not after.
-  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ""));
+  BATON_RETURN_IF_ERROR(CheckFiguresFile(flags.json_file));
 
   Print(ModelLine(run, *model));
   MachineMeter meter(
@@ -129,8 +118,7 @@ absl::Status Run(Flags& flags) {
   PrintContextRatios(run.results);
   run.after = meter.last();
   Print(LimitsLine("after", run.after));
-  if (flags.json_file.empty()) return absl::OkStatus();
-  return WriteText(flags.json_file, ReportJson(run, *model));
+  return WriteFigures(flags.json_file, ReportJson(run, *model));
 }
 
 int Main(int argc, char** argv) {

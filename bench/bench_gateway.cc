@@ -4,7 +4,6 @@
 //   bench_gateway --model deploy/models/tiny-gemma2                     # everything
 //   bench_gateway --measure streams,floor --streams 16,256 --rates 50000,100000,200000 --repeat 3 --json gateway.json
 #include <cstdio>
-#include <fstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "bench/bare_relay.h"
 #include "bench/command_line.h"
+#include "bench/figures_file.h"
 #include "bench/gateway_cost.h"
 #include "bench/measured_process.h"
 #include "bench/median.h"
@@ -220,11 +220,7 @@ absl::Status RunBenchmark(const Flags& flags) {
     if (what == "idle") BATON_RETURN_IF_ERROR(Idle(flags, &json));
     std::fflush(stdout);
   }
-  if (flags.json_file.empty()) return absl::OkStatus();
-  std::ofstream file(flags.json_file);
-  file << json.dump(2) << "\n";
-  file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", flags.json_file));
+  return WriteFigures(flags.json_file, json.dump(2) + "\n");
 }
 
 int Main(int argc, char** argv) {

@@ -16,7 +16,6 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <fstream>
 #include <limits>
 #include <memory>
 #include <string>
@@ -30,6 +29,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/command_line.h"
+#include "bench/figures_file.h"
 #include "bench/interference.h"
 #include "bench/serve_load.h"
 #include "bench/serve_report.h"
@@ -235,17 +235,6 @@ void ShowProgress(const ServeLoad::Progress& progress, const ServeResults& resul
                static_cast<long long>(done.completed), static_cast<long long>(done.failed), terminal ? "" : "\n");
 }
 
-absl::Status WriteText(const std::string& path, const std::string& text) {
-  if (path == "-") {
-    std::fputs(text.c_str(), stdout);
-    return absl::OkStatus();
-  }
-  std::ofstream file(path);
-  file << text;
-  file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", path));
-}
-
 absl::Status RunInterference(Flags flags) {
   std::vector<InterferenceSetup> setups;
   for (const std::string& text : flags.interference) {
@@ -268,9 +257,8 @@ absl::Status RunInterference(Flags flags) {
     BATON_ASSIGN_OR_RETURN(results.emplace_back(), MeasureInterference(options, setup));
   }
   if (flags.json_file != "-") std::fputs(InterferenceText(options, results).c_str(), stdout);
-  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, InterferenceJson(options, results)));
-  if (!flags.svg_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.svg_file, InterferenceSvg(options, results)));
-  return absl::OkStatus();
+  BATON_RETURN_IF_ERROR(WriteFigures(flags.json_file, InterferenceJson(options, results)));
+  return WriteFigures(flags.svg_file, InterferenceSvg(options, results));
 }
 
 absl::StatusOr<int> RunBenchmark(Flags flags) {
@@ -304,7 +292,7 @@ absl::StatusOr<int> RunBenchmark(Flags flags) {
   run.interrupted = load.interrupted();
   const ServeReport report = results.Report(ended, run.interrupted, run.bounds);
   if (flags.json_file != "-") std::fputs(ReportText(run, report).c_str(), stdout);
-  if (!flags.json_file.empty()) BATON_RETURN_IF_ERROR(WriteText(flags.json_file, ReportJson(run, report)));
+  BATON_RETURN_IF_ERROR(WriteFigures(flags.json_file, ReportJson(run, report)));
   if (run.interrupted) return kExitInterrupted;
   return report.completed > 0 ? 0 : kExitFailure;
 }

@@ -8,18 +8,18 @@
 // What is simulated and what is not: fleet_simulation.h.
 #include <cmath>
 #include <cstdio>
-#include <fstream>
 #include <limits>
 #include <string>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "bench/arrival_trace.h"
 #include "bench/command_line.h"
+#include "bench/figures_file.h"
 #include "bench/fleet_simulation.h"
+#include "bench/latency_json.h"
 #include "common/base/bytes.h"
 #include "common/base/mapped_file.h"
 #include "common/base/status_macros.h"
@@ -165,12 +165,6 @@ std::string Text(const FleetSize& size, bool bounded) {
   return out;
 }
 
-Json SummaryJson(const LatencySummary& summary) {
-  if (summary.count == 0) return nullptr;
-  return {{"count", summary.count}, {"mean", summary.mean}, {"p50", summary.p50},
-          {"p95", summary.p95},     {"p99", summary.p99},   {"max", summary.max}};
-}
-
 std::string JsonText(const FleetSize& size) {
   const SimulationResult& result = size.result;
   const Json out = {{"baton_version", kVersion},
@@ -183,10 +177,10 @@ std::string JsonText(const FleetSize& size) {
                     {"mean_batch", result.mean_batch},
                     {"in_time", {{"first_token", result.first_token_in_time}, {"tokens", result.tokens_in_time}}},
                     {"seconds",
-                     {{"time_to_first_token", SummaryJson(result.report.time_to_first_token)},
-                      {"inter_token", SummaryJson(result.report.inter_token)},
-                      {"time_per_output_token", SummaryJson(result.report.time_per_output_token)},
-                      {"end_to_end", SummaryJson(result.report.end_to_end)}}}};
+                     {{"time_to_first_token", ToJson(result.report.time_to_first_token)},
+                      {"inter_token", ToJson(result.report.inter_token)},
+                      {"time_per_output_token", ToJson(result.report.time_per_output_token)},
+                      {"end_to_end", ToJson(result.report.end_to_end)}}}};
   return out.dump(2) + "\n";
 }
 
@@ -220,15 +214,7 @@ absl::Status Run(Flags flags) {
     size = {flags.fleet.prefill_workers, flags.fleet.decode_workers, SimulateFleet(flags.fleet, times, workload)};
   }
   if (flags.json_file != "-") std::fputs(Text(size, bounded).c_str(), stdout);
-  if (flags.json_file.empty()) return absl::OkStatus();
-  if (flags.json_file == "-") {
-    std::fputs(JsonText(size).c_str(), stdout);
-    return absl::OkStatus();
-  }
-  std::ofstream file(flags.json_file);
-  file << JsonText(size);
-  file.close();
-  return file ? absl::OkStatus() : absl::UnavailableError(absl::StrCat("cannot write ", flags.json_file));
+  return WriteFigures(flags.json_file, JsonText(size));
 }
 
 int Main(int argc, char** argv) {

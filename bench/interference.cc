@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/synchronization/mutex.h"
 #include "baton/v1/inference.grpc.pb.h"
+#include "bench/latency_json.h"
 #include "bench/serve_workload.h"
 #include "common/rpc/channel.h"
 
@@ -33,6 +34,7 @@ class Interference {
   absl::StatusOr<InterferenceResult> Run(const InterferenceSetup& setup) {
     begin_ = Clock::now() + std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(options_.warmup));
     std::vector<std::thread> threads;
+    threads.reserve(static_cast<size_t>(options_.streams + options_.prompts_in_flight));
     for (int i = 0; i < options_.streams; ++i) threads.emplace_back([this, i] { Stream(i); });
     SleepUntil(options_.seconds);
     for (int i = 0; i < options_.prompts_in_flight; ++i) threads.emplace_back([this, i] { Prompts(i); });
@@ -161,11 +163,6 @@ class Interference {
 
 std::string Milliseconds(double seconds) { return absl::StrFormat("%.2f", 1000 * seconds); }
 
-Json SummaryJson(const LatencySummary& summary) {
-  return {{"count", summary.count}, {"mean", summary.mean}, {"p50", summary.p50}, {"p90", summary.p90},
-          {"p95", summary.p95},     {"p99", summary.p99},   {"max", summary.max}};
-}
-
 }  // namespace
 
 absl::StatusOr<InterferenceResult> MeasureInterference(const InterferenceOptions& options,
@@ -200,11 +197,11 @@ std::string InterferenceJson(const InterferenceOptions& options, const std::vect
   for (const InterferenceResult& result : results) {
     setups.push_back({{"name", result.setup.name},
                       {"gateway", result.setup.gateway},
-                      {"quiet_seconds", SummaryJson(result.quiet)},
-                      {"loaded_seconds", SummaryJson(result.loaded)},
+                      {"quiet_seconds", ToJson(result.quiet)},
+                      {"loaded_seconds", ToJson(result.loaded)},
                       {"p99_ratio", result.P99Ratio()},
                       {"prompts_per_second", result.prompts_per_second},
-                      {"time_to_first_token_seconds", SummaryJson(result.time_to_first_token)}});
+                      {"time_to_first_token_seconds", ToJson(result.time_to_first_token)}});
   }
   const Json json = {{"model", options.model},
                      {"streams", options.streams},

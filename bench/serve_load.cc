@@ -121,10 +121,13 @@ double ServeLoad::Now() const {
 void ServeLoad::Run(const std::function<void(const Progress&)>& on_progress) {
   begin_ = std::chrono::steady_clock::now();
   for (const WorkItem& item : workload_.items) {
-    if (!WaitUntil(item.arrival, on_progress)) break;
-    if (WaitForRoom(item.arrival + options_.timeout, on_progress)) {
+    const auto never = [] { return false; };
+    if (Wait(item.arrival, never, on_progress) == Waited::kInterrupted) break;
+    const Waited room = WaitForRoom(item.arrival + options_.timeout, on_progress);
+    if (room == Waited::kInterrupted) break;
+    if (room == Waited::kReady) {
       Start(item);
-    } else if (!interrupted()) {
+    } else {
       AddUnsent(item);
     }
   }
@@ -139,7 +142,8 @@ void ServeLoad::Run(const std::function<void(const Progress&)>& on_progress) {
   }
 }
 
-bool ServeLoad::WaitUntil(double time, const std::function<void(const Progress&)>& on_progress) {
+ServeLoad::Waited ServeLoad::Wait(double until, absl::FunctionRef<bool()> ready,
+                                  const std::function<void(const Progress&)>& on_progress) {
   double next_progress = Now() + kProgressInterval;
   while (true) {
     const double now = Now();
@@ -148,32 +152,22 @@ bool ServeLoad::WaitUntil(double time, const std::function<void(const Progress&)
       next_progress = now + kProgressInterval;
     }
     absl::MutexLock lock(&mutex_);
-    if (interrupted_) return false;
-    if (now >= time) return true;
-    changed_.WaitWithTimeout(&mutex_, absl::Seconds(std::min(time, next_progress) - now));
+    if (interrupted_) return Waited::kInterrupted;
+    if (now >= until) return Waited::kTimeUp;
+    if (ready()) return Waited::kReady;
+    changed_.WaitWithTimeout(&mutex_, absl::Seconds(std::min(until, next_progress) - now));
   }
 }
 
-bool ServeLoad::WaitForRoom(double give_up, const std::function<void(const Progress&)>& on_progress) {
-  const auto full = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
-    return static_cast<int64_t>(calls_.size()) >= options_.concurrency;
+ServeLoad::Waited ServeLoad::WaitForRoom(double give_up, const std::function<void(const Progress&)>& on_progress) {
+  const auto room = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    return static_cast<int64_t>(calls_.size()) < options_.concurrency;
   };
   {
     absl::MutexLock lock(&mutex_);
-    if (full()) ++held_back_;
+    if (!room()) ++held_back_;
   }
-  double next_progress = Now() + kProgressInterval;
-  while (true) {
-    const double now = Now();
-    if (now >= next_progress) {
-      on_progress(progress());
-      next_progress = now + kProgressInterval;
-    }
-    absl::MutexLock lock(&mutex_);
-    if (interrupted_ || now >= give_up) return false;
-    if (!full()) return true;
-    changed_.WaitWithTimeout(&mutex_, absl::Seconds(std::min(give_up, next_progress) - now));
-  }
+  return Wait(give_up, room, on_progress);
 }
 
 void ServeLoad::Start(const WorkItem& item) {

@@ -15,6 +15,7 @@
 #include <grpcpp/client_context.h>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/optional.h"
 #include "baton/v1/inference.grpc.pb.h"
@@ -62,9 +63,10 @@ class ServeLoad {
 
  private:
   class Stream;
-  // False when interrupted.
-  bool WaitUntil(double time, const std::function<void(const Progress&)>& on_progress);
-  bool WaitForRoom(double give_up, const std::function<void(const Progress&)>& on_progress);
+  enum class Waited { kReady, kTimeUp, kInterrupted };
+  // Until a time, or before it until `ready`, which is asked whenever something has ended.
+  Waited Wait(double until, absl::FunctionRef<bool()> ready, const std::function<void(const Progress&)>& on_progress);
+  Waited WaitForRoom(double give_up, const std::function<void(const Progress&)>& on_progress);
   void Start(const WorkItem& item);
   void AddUnsent(const WorkItem& item);
   void Ended(RequestOutcome outcome);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "bench/latency_json.h"
 #include "common/base/version.h"
 
 namespace baton {
@@ -26,12 +27,6 @@ std::string Row(absl::string_view name, const LatencySummary& summary) {
 }
 
 Json Number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
-
-Json SummaryJson(const LatencySummary& summary) {
-  return {{"count", summary.count},     {"mean", Number(summary.mean)}, {"p50", Number(summary.p50)},
-          {"p90", Number(summary.p90)}, {"p95", Number(summary.p95)},   {"p99", Number(summary.p99)},
-          {"max", Number(summary.max)}};
-}
 
 std::string BoundsText(const ServiceBounds& bounds) {
   std::string text;
@@ -127,11 +122,11 @@ std::string ReportJson(const ServeRun& run, const ServeReport& report) {
                    {"output_per_second", report.output_tokens_rate}};
   const bool bounded = std::isfinite(run.bounds.time_to_first_token) || std::isfinite(run.bounds.inter_token);
   out["goodput"] = bounded ? Json{{"requests_per_second", report.goodput}, {"good", report.good}} : Json(nullptr);
-  out["seconds"] = {{"time_to_first_token", SummaryJson(report.time_to_first_token)},
-                    {"inter_token", SummaryJson(report.inter_token)},
-                    {"time_per_output_token", SummaryJson(report.time_per_output_token)},
-                    {"end_to_end", SummaryJson(report.end_to_end)},
-                    {"send_delay", SummaryJson(report.send_delay)}};
+  out["seconds"] = {{"time_to_first_token", ToJson(report.time_to_first_token)},
+                    {"inter_token", ToJson(report.inter_token)},
+                    {"time_per_output_token", ToJson(report.time_per_output_token)},
+                    {"end_to_end", ToJson(report.end_to_end)},
+                    {"send_delay", ToJson(report.send_delay)}};
   out["errors"] = std::move(errors);
   // Messages come from servers and need not be UTF-8.
   return out.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
