@@ -15,6 +15,7 @@ FrameClients::FrameClients(FrameClientsOptions options) : options_(std::move(opt
 
 std::string FrameClients::Request() const {
   std::vector<int32_t> prompt;
+  prompt.reserve(static_cast<size_t>(options_.prompt_tokens));
   for (int i = 0; i < options_.prompt_tokens; ++i) prompt.push_back(TokenAt(i));
   if (!options_.through_gateway) {
     worker::v1::DecodeRequest request;

@@ -74,7 +74,7 @@ double PiecewiseLinear::At(double x) const {
 }
 
 ServiceTimes::ServiceTimes(std::map<double, double> prompt_seconds,
-                           std::map<double, std::map<double, double>> step_seconds)
+                           const std::map<double, std::map<double, double>>& step_seconds)
     : prompt_seconds_([&] {
         // One measured length: proportional.
         if (prompt_seconds.size() == 1) prompt_seconds[0] = 0;

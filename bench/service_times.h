@@ -34,7 +34,7 @@ class ServiceTimes {
  public:
   // `prompt_seconds`: by length; `step_seconds`: by batch size, then context. Neither is empty, nor is any batch of the
   // latter.
-  ServiceTimes(std::map<double, double> prompt_seconds, std::map<double, std::map<double, double>> step_seconds);
+  ServiceTimes(std::map<double, double> prompt_seconds, const std::map<double, std::map<double, double>>& step_seconds);
   // INVALID_ARGUMENT naming `path` when it is no such file, or lacks a phase.
   static absl::StatusOr<ServiceTimes> FromEngineJson(absl::string_view text, absl::string_view path);
 

@@ -49,7 +49,7 @@ absl::Status Reservation::Feed(absl::Span<const absl::string_view> frames) {
     BATON_CHECK(!feeding_);
     feeding_ = true;
   }
-  const absl::Status status = reader_->Feed(frames);
+  absl::Status status = reader_->Feed(frames);
   absl::MutexLock lock(&mutex_);
   feeding_ = false;
   if (phase_ == Phase::kEnded) {

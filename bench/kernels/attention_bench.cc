@@ -56,6 +56,7 @@ BENCHMARK(BM_AttendPrefill)
 void BM_AttendDecode(benchmark::State& state) {
   constexpr int kSequences = 64;
   std::vector<Context> contexts;
+  contexts.reserve(kSequences);
   for (int i = 0; i < kSequences; ++i) contexts.emplace_back(state.range(1));
   Queries queries(contexts[0], static_cast<int>(state.range(0)));
   const AttentionShape shape = Shape(50);
