@@ -3,8 +3,8 @@
 // Keys are taken in blocks of kKeyBlock positions that begin at multiples of kKeyBlock, whatever the sequence, its
 // pages or its window, and the softmax is carried from block to block (Milakov and Gimelshein, arXiv 1805.02867; in
 // blocks: Dao et al., arXiv 2205.14135). So a query's bits depend only on its vector, its position and the keys it
-// sees: not on how they are cut into pieces (pages), nor on which queries share the call, nor on
-// whether this is prefill or decode. Blocks that no query sees are not touched; scratch does not grow with the context.
+// sees: not on how they are cut into pieces (pages), nor on which queries share the call, nor on whether this is
+// prefill or decode. Blocks that no query sees are not touched; scratch does not grow with the context.
 //
 // bf16 keys and values: queries and softmax weights are rounded to bfloat16 too, and all sums are float32.
 #pragma once

@@ -6,11 +6,10 @@
 //   bf16    block = 1 input pair:  word 2 * o + parity is weight (output o, input 2 * pair + parity)
 //   int8    block = 2 input pairs: sign-magnitude codes; the same 32 words for each pair, stored so that two
 //           byte-interleaves per 128-bit lane spread them (Int8Byte); header: a float32 scale per output
-//   int4    chunk = 128 inputs: a line of scales (bfloat16, 16 outputs x 2 halves of 64 inputs), then 16 blocks of 4
-//   input
-//           pairs: nibble n of word 2 * o + parity is the code of pair n; codes index kInt4Values
-//   int8a8  block = 4 inputs: byte 4 * o + i, two's complement; header: a float32 scale and an int32 correction per
-//   output
+//   int4    chunk = 128 inputs: a line of scales (bfloat16, 16 outputs x 2 halves of 64 inputs), then 16 blocks of
+//           4 input pairs: nibble n of word 2 * o + parity is the code of pair n; codes index kInt4Values
+//   int8a8  block = 4 inputs: byte 4 * o + i, two's complement; header: a float32 scale and an int32 correction
+//           per output
 #pragma once
 
 #include <array>

@@ -1,6 +1,5 @@
 // The sending end of one handoff: a Decode.Receive call to the decode worker that holds the reservation, or that is to
-// keep a copy, with a queue of pieces in front, so that the engine thread never waits for the network. Tests:
-// tests/common/rpc/handoff_sender_test.cc.
+// keep a copy, with a queue of pieces in front, so that the engine thread never waits for the network.
 //
 // The engine names pieces of the state as they become final (StateCutter), and at the end the first tokens; gRPC
 // threads serialize and write them, message by message, as the receiver and the pair's credit allow. Pieces reference

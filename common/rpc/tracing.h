@@ -3,8 +3,9 @@
 //   TracingFlags flags;
 //   AddTracingFlags(app, &flags);
 //   ...
-//   BATON_ASSIGN_OR_RETURN(const std::shared_ptr<Tracing> tracing, Tracing::Create(flags, {"baton-decode", boot_id},
-//   &metrics)); Span span = tracing->tracer().Begin(...);
+//   const TraceProcess process = {"baton-decode", boot_id};
+//   BATON_ASSIGN_OR_RETURN(const std::shared_ptr<Tracing> tracing, Tracing::Create(flags, process, &metrics));
+//   Span span = tracing->tracer().Begin(...);
 //   ...
 //   tracing->Flush();                            // when the last request has ended
 #pragma once

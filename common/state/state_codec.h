@@ -9,8 +9,9 @@
 //   Cut `bytes` into messages with WholeStateFrames.
 // Without copying rows, from pieces that a StateCutter names while a layer after the other is computed:
 //   StateFrameWriter frames(fingerprint, layout, prompt_tokens, KvEncoding::kExact);
-//   frames.WriteHeader(&chain);  frames.WritePiece(piece, owner, &chain); ...  frames.WriteCommit(first_tokens,
-//   &chain);
+//   frames.WriteHeader(&chain);
+//   for each piece:  frames.WritePiece(piece, owner, &chain);
+//   frames.WriteCommit(first_tokens, &chain);
 //
 // Reader (decode side): one per reservation. Any byte sequence is safe to feed, also one that changes while it is read.
 //   StateReader reader(fingerprint, &state);

@@ -20,9 +20,8 @@ struct ChatTurn {
 };
 
 // Ids up to and including the opening of the model's answer.
-//   INVALID_ARGUMENT  no turns, unknown role (a system role says what to do instead), roles that do not alternate
-//   starting
-//                     with user, last turn not the user's, or invalid UTF-8
+//   INVALID_ARGUMENT     no turns, an unknown role (a system role says what to do instead), roles that do not
+//                        alternate from user on, a last turn that is not the user's, or invalid UTF-8
 //   FAILED_PRECONDITION  the tokenizer has no turn symbols (not a chat model)
 absl::StatusOr<std::vector<int32_t>> EncodeChat(const Tokenizer& tokenizer, absl::Span<const ChatTurn> turns);
 // What follows an answer of the model in a conversation that goes on: the end of its turn, then `turns`, and the
