@@ -15,8 +15,8 @@ struct ChannelOptions {
   // What the server's certificate has to be for. Empty: the target's host.
   std::string server_name;
   int max_receive_bytes = 64 << 20;
-  // Calls between Baton's processes, which try again themselves and never compress: gRPC's retries, compression and call
-  // counts, an eighth of what a call costs, are left out. Off towards what is not Baton's, and for users' programs.
+  // Calls between Baton's processes, which try again themselves and never compress: gRPC's retries, compression and
+  // call counts, an eighth of what a call costs, are left out. Off towards others, and for users' programs.
   bool within_fleet = true;
   // What a peer may send on one call before it is read. 0: gRPC's own choice, from 64 KiB on. Little makes a peer whose
   // messages are not read feel it soon.
