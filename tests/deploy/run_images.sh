@@ -253,6 +253,12 @@ check_shared_memory() {
 
 # ---- Stages, each in namespaces inside those of the one before ----
 
+clean_up() {
+  rm -rf "$WORK"
+  # Control groups know no namespaces. Those that hold a process are somebody else's, and stay.
+  find /sys/fs/cgroup -depth -type d -path '*/libpod_parent*' -exec rmdir {} + 2>/dev/null || true
+}
+
 outside() {
   CCACHE=$HOME/.cache/ccache
   while [ $# -gt 0 ]; do
@@ -268,7 +274,7 @@ outside() {
   need debootstrap:debootstrap podman:podman buildah:buildah crun:crun docker-compose:docker-compose \
     iptables:iptables prometheus:prometheus python3:python3 tar:tar
   WORK=$(mktemp -d "${TMPDIR:-/var/tmp}/baton-images.XXXXXX")
-  trap 'rm -rf "$WORK"' EXIT
+  trap clean_up EXIT
   export WORK CCACHE
   unshare --mount --pid --fork --kill-child --mount-proc --propagation private "$0" --stage images
 }
@@ -278,6 +284,12 @@ images() {
   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
   export TMPDIR=$WORK/tmp CONTAINERS_CONF=$WORK/containers.conf CONTAINERS_STORAGE_CONF=$WORK/storage.conf
   mkdir "$TMPDIR"
+  # What podman keeps for the whole machine, wherever its storage is.
+  local directory
+  for directory in /run/netns /run/crun /run/libpod /run/containers /dev/shm; do
+    mkdir -p $directory
+    mount -t tmpfs tmpfs $directory
+  done
   # The limits that podman would set by itself may be beyond this machine's.
   local processes descriptors most
   processes=$(ulimit -Hu) descriptors=$(ulimit -Hn) most=$(cat /proc/sys/kernel/pid_max)
@@ -285,6 +297,8 @@ images() {
   cat >"$CONTAINERS_CONF" <<EOF
 [containers]
 default_ulimits = ["nofile=$descriptors:$descriptors", "nproc=$processes:$processes"]
+[network]
+network_config_dir = "$WORK/networks"
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
