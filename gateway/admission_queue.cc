@@ -255,6 +255,12 @@ void AdmissionQueue::Expire(const std::shared_ptr<AdmissionTicket>& ticket) {
                      retry_after, "QUEUE_TIMEOUT"));
 }
 
+bool AdmissionQueue::Waits(const std::string& fingerprint) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto wants = [&](const auto& entry) { return entry.second->demand().fingerprint == fingerprint; };
+  return std::any_of(resuming_.begin(), resuming_.end(), wants) || std::any_of(waiting_.begin(), waiting_.end(), wants);
+}
+
 int64_t AdmissionQueue::running() const {
   std::lock_guard<std::mutex> lock(mutex_);
   return running_;

@@ -115,6 +115,8 @@ class AdmissionQueue {
 
   int64_t running() const;
   int64_t waiting() const;
+  // Some request waits for workers of this fingerprint.
+  bool Waits(const std::string& fingerprint) const;
   // Predicted work of those that wait.
   int64_t waiting_tokens() const;
   const AdmissionOptions& options() const { return options_; }

@@ -1,6 +1,7 @@
 // The part of a generation that runs on one pair of workers. A request begins as one branch with all its choices. When
 // its workers are lost after the client has had tokens, each choice that has not ended goes on as a branch of its own,
-// from prompt and tokens so far.
+// from prompt and tokens so far. Before that there may be two for a
+// while, of which one goes on (generation_hedge.cc).
 //
 // An attempt is a branch's pair of worker calls. A failed attempt is dropped as a whole; events that still arrive from
 // it carry an old attempt number and are ignored. Used under the session's lock.
@@ -41,6 +42,8 @@ struct Attempt {
   // The decode worker has sent a token, so the state has arrived.
   bool handed_off = false;
   bool prefill_done = false;
+  // Since when a worker computes its prompt.
+  absl::optional<Clock::time_point> prompt_begun;
   // Where a decode worker that is leaving has left the states of its samples.
   std::map<int32_t, worker::v1::SessionKey> left;
   // The last copies of their states that standbys have.
@@ -87,6 +90,8 @@ struct Branch {
   std::shared_ptr<AdmissionTicket> ticket;
   absl::optional<Timers::Id> retry;
   absl::optional<Timers::Id> watchdog;
+  // When it may be late with its first token.
+  absl::optional<Timers::Id> hedge_timer;
 
   // It has got on: earlier failures are forgotten.
   void Progressed() {

@@ -18,6 +18,7 @@ Gateway::Gateway(const GatewayOptions& options)
       configured_tracing_(Tracing::Create(options_.tracing, {"baton-gateway", options_.boot_id}, &metrics_)),
       tracing_(configured_tracing_.ok() ? *configured_tracing_
                                         : Tracing::WithHistoryOnly({"baton-gateway", options_.boot_id})),
+      hedge_budget_(options.hedge.budget_percent),
       router_(options.local_prefill_tokens, options.breaker),
       queue_(options.admission, &router_, &timers_),
       registry_(options_.workers),
@@ -62,6 +63,8 @@ InferenceContext Gateway::MakeContext(const GatewayOptions& options, Gateway* ga
   context.sessions.max_attempts = options.max_attempts;
   context.sessions.resume_timeout = options.resume_timeout;
   context.sessions.stall_timeout = options.stall_timeout;
+  context.sessions.hedge = options.hedge;
+  context.sessions.hedge_budget = &gateway->hedge_budget_;
   context.max_queued_events = options.max_queued_events;
   return context;
 }

@@ -25,6 +25,7 @@
 #include "gateway/fleet_activity.h"
 #include "gateway/fleet_service.h"
 #include "gateway/gateway_metrics.h"
+#include "gateway/hedge.h"
 #include "gateway/inference_service.h"
 #include "gateway/model_catalog.h"
 #include "gateway/router.h"
@@ -53,6 +54,7 @@ struct GatewayOptions {
   Clock::duration resume_timeout = std::chrono::seconds(30);
   Clock::duration stall_timeout = std::chrono::seconds(10);
   CircuitBreakerOptions breaker;
+  HedgeOptions hedge;
   TracingFlags tracing;
   std::string boot_id = NewBootId();
   // Events a client's stream may fall behind.
@@ -74,6 +76,8 @@ class Gateway {
   // URL, or "off".
   std::string metrics_url() const;
   int64_t calls() const { return gate_.inside(); }
+  // What metrics_url() serves.
+  const Metrics& metrics() const { return metrics_; }
 
  private:
   static InferenceContext MakeContext(const GatewayOptions& options, Gateway* gateway);
@@ -91,6 +95,7 @@ class Gateway {
   GatewayMetrics gateway_metrics_{&metrics_};
   Authenticator authenticator_{&metrics_};
   DrainGate gate_;
+  HedgeBudget hedge_budget_;
   // Stopped before what its callbacks use is destroyed.
   Timers timers_;
   Router router_;

@@ -111,6 +111,8 @@ ModelMetrics::ModelMetrics(Metrics* metrics, const std::string& model)
   // So that it is there, and rates begin at zero.
   Resumes("decode", "lost");
   Resumed("recompute");
+  Hedges("won");
+  HedgesWithheld("workers");
 }
 
 prometheus::Counter& ModelMetrics::Resumes(const char* phase, const char* reason) {
@@ -121,6 +123,16 @@ prometheus::Counter& ModelMetrics::Resumes(const char* phase, const char* reason
 prometheus::Counter& ModelMetrics::Resumed(const char* source) {
   return metrics_->AddCounter("baton_resumed_from_total", "What streams that went on elsewhere went on from.",
                               {{"model", model_}, {"source", source}});
+}
+
+prometheus::Counter& ModelMetrics::Hedges(const char* result) {
+  return metrics_->AddCounter("baton_hedges_total", "Second attempts at once, beside one that was late.",
+                              {{"model", model_}, {"result", result}});
+}
+
+prometheus::Counter& ModelMetrics::HedgesWithheld(const char* reason) {
+  return metrics_->AddCounter("baton_hedges_withheld_total", "Requests that were late and not tried a second time.",
+                              {{"model", model_}, {"reason", reason}});
 }
 
 ActivityTotals ModelMetrics::Totals() const {

@@ -58,6 +58,9 @@ class ModelMetrics {
   }
   // What they went on from: checkpoint, handoff or recompute.
   void CountResumed(const char* source) { Resumed(source).Increment(); }
+  // A second attempt beside a late one: what became of it, or why there was none. Literals, as in docs/metrics.md.
+  void CountHedge(const char* result) { Hedges(result).Increment(); }
+  void CountHedgeWithheld(const char* reason) { HedgesWithheld(reason).Increment(); }
   // A worker was left alone for a while because it failed again and again.
   void CountPause(Stage stage) { (stage == Stage::kDecode ? decode_pauses_ : prefill_pauses_).Increment(); }
 
@@ -82,6 +85,8 @@ class ModelMetrics {
   // Looked up each time: it is rare.
   prometheus::Counter& Resumes(const char* phase, const char* reason);
   prometheus::Counter& Resumed(const char* source);
+  prometheus::Counter& Hedges(const char* result);
+  prometheus::Counter& HedgesWithheld(const char* reason);
 
   Metrics* const metrics_;
   const std::string model_;

@@ -59,6 +59,9 @@ void GenerationSession::BeginAttempt(Branch& branch, Route route) {
     StartPrefill(branch, nullptr);
   }
   if (environment_.stall_timeout > Clock::duration::zero()) Watch(branch, Clock::now() + environment_.stall_timeout);
+  if (environment_.hedge.after.has_value() && !hedged_ && !branch.resumed) {
+    WatchForHedge(branch, Clock::now() + *environment_.hedge.after);
+  }
 }
 
 void GenerationSession::TraceAttempt(Branch& branch) {
@@ -67,6 +70,7 @@ void GenerationSession::TraceAttempt(Branch& branch) {
   if (!attempt.span) return;
   attempt.span.Set("baton.attempt", record_.attempts);
   if (attempt.local()) attempt.span.Set("baton.local_prefill", true);
+  if (&branch == hedge_) attempt.span.Set("baton.hedge", true);
   if (!branch.resumed) return;
   attempt.span.Set("baton.choice", branch.choices.front());
   attempt.span.Set("baton.continued_tokens", static_cast<int64_t>(choices_->tokens(branch.choices.front()).size()));
@@ -113,15 +117,18 @@ void GenerationSession::StartPrefill(Branch& branch, const worker::v1::Reservati
         self->InAttempt(at, number, [&] { self->OnPrefillEnd(*at, status); });
       });
   branch.attempt.route.prefill.Confirm();
+  branch.attempt.prompt_begun = Clock::now();
 }
 
 void GenerationSession::OnDecodeEvent(Branch& branch, DecodeEvent& event) {
   branch.attempt.last_event = Clock::now();
   if (event.has_reservation()) return OnReservation(branch, event.reservation());
-  if (!branch.attempt.reserved) return Fail(absl::InternalError("a decode worker sent events before its reservation"));
+  if (!branch.attempt.reserved) {
+    return Broken(branch, absl::InternalError("a decode worker sent events before its reservation"));
+  }
   if (event.has_first_token()) {
     if (!branch.attempt.local()) {
-      return Fail(absl::InternalError("a decode worker sent a first token that was not its own"));
+      return Broken(branch, absl::InternalError("a decode worker sent a first token that was not its own"));
     }
     if (!branch.resumed) cached_tokens_ = event.first_token().cached_tokens();
     return OnFirstToken(branch, event.first_token());
@@ -129,18 +136,21 @@ void GenerationSession::OnDecodeEvent(Branch& branch, DecodeEvent& event) {
   if (event.has_leaving()) return HandleLeaving(branch, event.leaving());
   if (branch.attempt.has_first) return HandleProgress(branch, event);
   if (branch.attempt.early.size() >= kMaxEarlyEvents) {
-    return Fail(absl::InternalError("a decode worker went on without the prefill worker's first token"));
+    return Broken(branch, absl::InternalError("a decode worker went on without the prefill worker's first token"));
   }
   branch.attempt.early.push_back(std::move(event));
 }
 
 void GenerationSession::OnReservation(Branch& branch, const worker::v1::Reservation& reservation) {
-  if (branch.attempt.reserved) return Fail(absl::InternalError("a decode worker sent a second reservation"));
+  if (branch.attempt.reserved) {
+    return Broken(branch, absl::InternalError("a decode worker sent a second reservation"));
+  }
   branch.attempt.reserved = true;
   branch.attempt.decode_span.Event("reserved");
   branch.attempt.reservation = reservation;
   branch.attempt.route.decode.Confirm(reservation.bytes());
-  if (!branch.attempt.local()) StartPrefill(branch, &reservation);
+  if (!branch.attempt.local()) return StartPrefill(branch, &reservation);
+  branch.attempt.prompt_begun = Clock::now();
 }
 
 void GenerationSession::HandleProgress(Branch& branch, const DecodeEvent& event) {
@@ -211,7 +221,7 @@ void GenerationSession::OnDecodeEnd(Branch& branch, const grpc::Status& status) 
   const bool may_be_complete = !branch.attempt.has_first && status.ok() && !branch.attempt.early.empty() &&
                                !branch.attempt.early.back().progress().done().empty();
   if (may_be_complete) return;  // The first tokens are still on their way.
-  if (status.ok()) return Fail(EndedWithoutReason());
+  if (status.ok()) return Broken(branch, EndedWithoutReason());
   OnFailure(branch, Stage::kDecode, status);
 }
 
@@ -220,8 +230,10 @@ void GenerationSession::OnPrefillEvent(Branch& branch, PrefillEvent& event) {
   if (event.has_scores()) {
     v1::GenerateEvent out;
     const absl::Status status = prompt_scores_->Add(event.scores(), out.mutable_prompt_logprobs());
-    if (!status.ok()) return Fail(status);
-    if (!out.prompt_logprobs().tokens().empty()) Push(std::move(out));
+    if (!status.ok()) return Broken(branch, status);
+    if (out.prompt_logprobs().tokens().empty()) return;
+    if (hedge_ != nullptr) WinRace(branch);
+    Push(std::move(out));
   } else if (event.has_first_token()) {
     if (!branch.resumed) cached_tokens_ = event.first_token().cached_tokens();
     OnFirstToken(branch, event.first_token());
@@ -230,12 +242,21 @@ void GenerationSession::OnPrefillEvent(Branch& branch, PrefillEvent& event) {
     if (!branch.resumed) cached_tokens_ = event.done().cached_tokens();
     if (choices_->all_ended(branch.choices) && !choices_->waits_for_session()) EndBranch(branch);
   } else {
-    Fail(absl::InternalError("a prefill worker sent an event of an unknown kind"));
+    Broken(branch, absl::InternalError("a prefill worker sent an event of an unknown kind"));
   }
 }
 
 void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToken& first) {
   if (branch.attempt.has_first) return Fail(absl::InternalError("a prefill worker sent a second first token"));
+  if (hedge_ != nullptr) {
+    // Before the other one is let go.
+    const absl::Status relayable = CheckFirst(branch, first);
+    if (!relayable.ok()) return Broken(branch, relayable);
+    WinRace(branch);
+  }
+  if (branch.hedge_timer.has_value()) environment_.timers->Cancel(*branch.hedge_timer);
+  branch.hedge_timer.reset();
+  NotePromptTime(branch, first);
   branch.attempt.has_first = true;
   if (branch.resumed) CountSource(branch, first);
   (branch.attempt.local() ? branch.attempt.decode_span : branch.attempt.prefill_span).Event("first token");
@@ -293,7 +314,8 @@ void GenerationSession::OnPrefillEnd(Branch& branch, const grpc::Status& status)
     if (!branch.attempt.handed_off) OnFailure(branch, Stage::kPrefill, status);
     return;
   }
-  if (!branch.attempt.has_first) Fail(absl::InternalError("a prefill worker ended a stream without a first token"));
+  if (branch.attempt.has_first) return;
+  Broken(branch, absl::InternalError("a prefill worker ended a stream without a first token"));
 }
 
 }  // namespace baton

@@ -35,8 +35,13 @@ void GenerationSession::OnFailure(Branch& branch, Stage stage, const grpc::Statu
   TraceFailure(branch, stage, failure);
   // What there is has been sent; only the state is lost.
   if (time_is_up_) return CompleteWithTimeLimit();
-  if (failure.kind == FailureKind::kFinal) return FailAfter(branch, failure.status);
   Placement& blamed = failure.blamed == Stage::kPrefill ? branch.attempt.route.prefill : branch.attempt.route.decode;
+  if (hedge_ != nullptr) {
+    if (failure.kind == FailureKind::kFull) blamed.ReportRefused();
+    if (failure.kind == FailureKind::kRetriable) Blame(branch, failure);
+    return LeaveRace(branch, /*counts=*/failure.kind != FailureKind::kFull);
+  }
+  if (failure.kind == FailureKind::kFinal) return FailAfter(branch, failure.status);
   if (failure.kind == FailureKind::kFull && !choices_->has_first()) {
     blamed.ReportRefused();
     DropAttempt(branch);
@@ -225,7 +230,7 @@ void GenerationSession::DropAttempt(Branch& branch) {
   branch.attempt = Attempt();
   if (branch.ticket != nullptr) environment_.queue->Leave(branch.ticket);
   branch.ticket.reset();
-  for (absl::optional<Timers::Id>* timer : {&branch.retry, &branch.watchdog}) {
+  for (absl::optional<Timers::Id>* timer : {&branch.retry, &branch.watchdog, &branch.hedge_timer}) {
     if (timer->has_value()) environment_.timers->Cancel(**timer);
     timer->reset();
   }

@@ -109,6 +109,7 @@ void GenerationSession::OnRoute(Branch& branch, absl::StatusOr<Route> route) {
     record_.queue_seconds = record_.Elapsed();
     plan_.model->metrics->queue_seconds.Observe(record_.queue_seconds);
     plan_.model->metrics->admitted_prompt_tokens.Increment(static_cast<double>(plan_.prompt.size()));
+    if (environment_.hedge.after.has_value()) environment_.hedge_budget->Earn();
   }
   branch.waiting.End();
   BeginAttempt(branch, *std::move(route));
@@ -194,6 +195,7 @@ void GenerationSession::CompleteWith(v1::FinishReason reason) {
 
 void GenerationSession::End(Outcome outcome, const absl::Status& status) {
   ended_ = true;
+  if (hedge_ != nullptr) CountHedge("cancelled");
   for (const std::unique_ptr<Branch>& branch : branches_) DropAttempt(*branch);
   if (time_limit_.has_value()) environment_.timers->Cancel(*time_limit_);
   if (ticket_ != nullptr) environment_.queue->Leave(ticket_);

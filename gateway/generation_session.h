@@ -14,7 +14,10 @@
 // long as the session, and other workers go on from prompt and tokens so far, which gives the same tokens. How often
 // and how long that is tried is bounded: see SessionEnvironment.
 //
+// A request that is late with its first token may be tried on two pairs of workers at once: hedge.h.
+//
 // generation_session.cc: the request. generation_attempt.cc: what workers say. generation_recovery.cc: losing workers.
+// generation_hedge.cc: the race between two attempts.
 //
 // All entry points take the session's mutex and may be called from any thread. Ownership: worker calls and the client's
 // reactor hold the session; timers and the admission ticket only a weak reference.
@@ -37,6 +40,7 @@
 #include "gateway/branch.h"
 #include "gateway/choices.h"
 #include "gateway/generation_sink.h"
+#include "gateway/hedge.h"
 #include "gateway/prompt_score_relay.h"
 #include "gateway/request_check.h"
 #include "gateway/request_record.h"
@@ -65,6 +69,9 @@ struct SessionEnvironment {
   Clock::duration keep_patience = std::chrono::seconds(2);
   // A worker that owes an answer and gives no sign of life for so long is given up. Zero: never.
   Clock::duration stall_timeout = std::chrono::seconds(10);
+  HedgeOptions hedge;
+  // All sessions'; needed where the options want hedges.
+  HedgeBudget* hedge_budget = nullptr;
 };
 
 class GenerationSession : public std::enable_shared_from_this<GenerationSession> {
@@ -130,6 +137,28 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   absl::optional<Stage> StalledStage(const Branch& branch, const StallRule& rule) const;
   absl::optional<Continuation> ContinuationOf(const Branch& branch) const;
 
+  // Looks then whether the branch is late.
+  void WatchForHedge(Branch& branch, Clock::time_point when);
+  Clock::time_point LateAt(const Attempt& attempt) const;
+  void OnHedgeTimer(Branch& branch);
+  // Null: it has begun; else why not, as in docs/metrics.md.
+  const char* BeginHedge(Branch& first);
+  // Only while there is a hedge: the other one.
+  Branch& Rival(const Branch& branch) { return &branch == hedge_ ? FirstBranch() : *hedge_; }
+  // The client is about to hear of this one first: the other is let go.
+  void WinRace(Branch& winner);
+  // It has come to nothing: the other goes on alone. `counts`: as an attempt that failed, if it was the first.
+  void LeaveRace(Branch& failed, bool counts);
+  void EndRace(const char* result, Branch& left, Branch& dropped);
+  // There is no hedge any more.
+  void CountHedge(const char* result);
+  // A worker broke the protocol: the end of the request, unless another attempt runs.
+  void Broken(Branch& branch, const absl::Status& status);
+  // Whether it could be relayed.
+  absl::Status CheckFirst(const Branch& branch, const worker::v1::FirstToken& first) const;
+  // What the prefill worker has shown that it can do.
+  void NotePromptTime(const Branch& branch, const worker::v1::FirstToken& first) const;
+
   // Pushes events, and ends the request when that fails. False: it has ended.
   bool Relay(std::vector<ChoiceEvent> events);
   bool Push(v1::GenerateEvent event);
@@ -171,6 +200,11 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   // Holds the request's slot, from the queue to the end.
   std::shared_ptr<AdmissionTicket> ticket_;
   std::vector<std::unique_ptr<Branch>> branches_;
+  // The last of them, while it races the first one; null otherwise.
+  Branch* hedge_ = nullptr;
+  // There has been one; there was reason for one that could not be.
+  bool hedged_ = false;
+  bool hedge_withheld_ = false;
   // Attempts begun, and those dropped.
   int attempt_numbers_ = 0;
   int failures_ = 0;

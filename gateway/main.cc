@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/bytes.h"
@@ -188,6 +189,28 @@ void AddFailoverOptions(CLI::App& app, Flags* flags) {
       ->capture_default_str();
 }
 
+void AddHedgeOptions(CLI::App& app, baton::HedgeOptions* hedge) {
+  using Seconds = std::chrono::duration<double>;
+  app.add_option_function<std::string>(
+         "--hedge-after",
+         [hedge](const std::string& text) {
+           double seconds = 0;
+           if (text == "off") return hedge->after.reset();
+           if (!absl::SimpleAtod(text, &seconds) || !(seconds >= 0.001 && seconds <= 86400)) {
+             throw CLI::ValidationError("--hedge-after", "must be from 0.001 to 86400 (seconds), or off");
+           }
+           hedge->after = std::chrono::duration_cast<baton::Clock::duration>(Seconds(seconds));
+         },
+         "Try a request on other workers as well when its first token is late by this, beyond what its prompt takes; "
+         "whoever is first goes on (docs/scheduling.md)")
+      ->type_name("SECONDS|off")
+      ->default_str("off");
+  app.add_option("--hedge-budget", hedge->budget_percent, "Of the requests, those that may be tried like that")
+      ->check(baton::RealRange(0.01, 100.0))
+      ->type_name("PERCENT")
+      ->capture_default_str();
+}
+
 void AddAccessOptions(CLI::App& app, GatewayOptions* gateway) {
   app.add_option(
          "--api-keys", gateway->api_keys,
@@ -255,6 +278,7 @@ int main(int argc, char** argv) {
   AddAccessOptions(app, &flags.gateway);
   AddLimitOptions(app, &flags);
   AddFailoverOptions(app, &flags);
+  AddHedgeOptions(app, &flags.gateway.hedge);
   AddConnectionOptions(app, &flags);
   baton::AddTracingFlags(app, &flags.gateway.tracing);
   baton::AddLogFlags(app, &flags.log);

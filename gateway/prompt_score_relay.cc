@@ -1,5 +1,6 @@
 #include "gateway/prompt_score_relay.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -16,15 +17,16 @@ absl::Status PromptScoreRelay::Add(const worker::v1::PromptScores& scores, v1::P
                                        ") where those from ", next_, " on were due"));
   }
   if (scores.ids_size() != scores.logprobs_size()) return BrokenContract("prompt scores without log probabilities");
-  for (int i = 0; i < scores.ids_size(); ++i, ++next_) {
-    if (scores.ids(i) != plan_->prompt[static_cast<size_t>(next_)]) {
+  int64_t next = next_;
+  for (int i = 0; i < scores.ids_size(); ++i, ++next) {
+    if (scores.ids(i) != plan_->prompt[static_cast<size_t>(next)]) {
       return BrokenContract("prompt scores of another prompt");
     }
     BATON_ASSIGN_OR_RETURN(v1::TokenLogprob logprob, ToClientLogprob(*plan_->model, scores.ids(i), scores.logprobs(i)));
-    if (next_ < next_unrelayed_) continue;
-    *out->add_tokens() = std::move(logprob);
-    next_unrelayed_ = next_ + 1;
+    if (next >= next_unrelayed_) *out->add_tokens() = std::move(logprob);
   }
+  next_ = next;
+  next_unrelayed_ = std::max(next_unrelayed_, next);
   return absl::OkStatus();
 }
 

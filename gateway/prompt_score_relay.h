@@ -23,7 +23,9 @@ class PromptScoreRelay {
 
   // A new attempt computes the prompt from the start: what was relayed of it already is passed over.
   void BeginAttempt() { next_ = 1; }
-  // Log probabilities of prompt tokens not relayed before; may be empty.
+  // The client has some of them.
+  bool relayed() const { return next_unrelayed_ > 1; }
+  // Log probabilities of prompt tokens not relayed before; may be empty. An error changes nothing.
   absl::Status Add(const worker::v1::PromptScores& scores, v1::PromptLogprobs* out);
   // All that were asked for have come.
   absl::Status CheckComplete() const;

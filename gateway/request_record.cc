@@ -28,6 +28,7 @@ void RequestRecord::Finish(Outcome outcome, const absl::Status& status) {
   if (time_to_first_token >= 0) log.With("ttft_ms", 1000 * time_to_first_token);
   if (attempts > 1) log.With("attempts", attempts);
   if (resumes > 0) log.With("resumes", resumes);
+  if (hedge != nullptr) log.With("hedge", hedge);
   log.With("duration_ms", 1000 * seconds);
   const std::string reason = ErrorReason(status);
   if (!reason.empty()) log.With("reason", reason);
@@ -47,6 +48,7 @@ void RequestRecord::EndSpan(Outcome outcome, const absl::Status& status) const {
   if (choices > 1) span.Set("baton.choices", choices);
   if (attempts > 0) span.Set("baton.attempts", attempts);
   if (resumes > 0) span.Set("baton.resumes", resumes);
+  if (hedge != nullptr) span.Set("baton.hedge_result", hedge);
   span.Set("baton.outcome", name);
   span.Set("rpc.grpc.status_code", static_cast<int64_t>(status.code()));
   if (!status.ok()) {

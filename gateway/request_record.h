@@ -53,6 +53,8 @@ struct RequestRecord {
   int attempts = 0;
   // Choices that went on elsewhere, each time.
   int resumes = 0;
+  // What became of the second attempt beside a late one, as in docs/metrics.md; null: there was none.
+  const char* hedge = nullptr;
 };
 
 }  // namespace baton

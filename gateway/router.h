@@ -34,35 +34,14 @@
 #include "absl/status/statusor.h"
 #include "absl/types/optional.h"
 #include "gateway/circuit_breaker.h"
+#include "gateway/demand.h"
 #include "gateway/fleet.h"
+#include "gateway/prompt_pace.h"
 #include "gateway/timers.h"
 
 namespace baton {
 
 class Router;
-
-// What a request needs of the fleet.
-struct Demand {
-  // Raw bytes, and the model's name for messages.
-  std::string fingerprint;
-  std::string model;
-  // Tokens to prefill.
-  int64_t prompt_tokens = 0;
-  // Short hashes of the prompt's whole blocks, as far as it may go on from the cache. Null: it may not.
-  std::shared_ptr<const std::vector<uint64_t>> prefixes;
-  // Tokens of state to reserve at a decode worker; 0: none is needed.
-  int64_t state_tokens = 0;
-  // Samples of the prompt, which share its pages.
-  int samples = 1;
-  // A decode worker may compute the prompt itself.
-  bool may_be_local = false;
-  // Tokens of the prompt that a kept session has consumed; 0: there is none. The decode worker that has its state in
-  // memory; null: none has.
-  int64_t session_tokens = 0;
-  std::shared_ptr<WorkerConnection> session_worker;
-  // It goes on with a stream that has begun: what is left to compute of it may be more than of a prompt.
-  bool resumes = false;
-};
 
 // A claim on one worker, given back on destruction. Empty when default-constructed or moved from.
 class Placement {
@@ -79,9 +58,11 @@ class Placement {
   void Confirm();
   // The same; `amount`: bytes or tokens really taken.
   void Confirm(int64_t amount);
-  // The worker is full (refused it) or did not answer (failed).
+  // The worker is full (refused it), did not answer (failed), or lets it wait: others come first until its next report,
+  // and nothing more is held against it.
   void ReportRefused();
   void ReportFailed();
+  void ReportLate();
   void Release();
 
  private:
@@ -108,8 +89,19 @@ struct Route {
   // Empty when the demand needs no state.
   Placement decode;
   PromptPlace prompt_place = PromptPlace::kPrefillWorker;
+  // Tokens that the prefill worker computes before it comes to this prompt, and of the prompt itself.
+  int64_t tokens_before = 0;
+  int64_t tokens_to_compute = 0;
   // Best first; empty when the decode worker makes no copies, or there is nobody to keep them.
   std::vector<Standby> standbys;
+};
+
+// What a running attempt uses, and who of it must have no part in another one beside it. Empty endpoints: nobody.
+struct Beside {
+  std::string prefill;
+  std::string decode;
+  bool other_prefill = false;
+  bool other_decode = false;
 };
 
 // Endpoints to use only when there is no other; of those, rather the ones that are named less often.
@@ -151,6 +143,14 @@ class Router : public FleetObserver {
   void SetCapacityListener(std::function<void()> listener) { capacity_listener_ = std::move(listener); }
 
   absl::StatusOr<Route> Place(const Demand& demand, const Avoid& avoid = {});
+  // For a second attempt at once: rather on none of the first one's workers, and only on such as have worked lately,
+  // are not to be avoided, and have no more queued than the prompt has tokens. Nothing: there are none.
+  absl::optional<Route> PlaceBeside(const Demand& demand, const Avoid& avoid, const Beside& running);
+
+  // A prefill worker took so long for tokens of a prompt; and how long it ought to take for so many, as it has shown,
+  // or the fastest of its kind while it has not. Absent when nobody has.
+  void NotePromptTime(const std::string& endpoint, int64_t tokens, Clock::duration time);
+  absl::optional<Clock::duration> PromptTime(const std::string& endpoint, int64_t tokens) const;
 
   // A request's worker did its part, or failed it. Failed: true when the worker gets a pause for it.
   void Worked(Stage stage, const std::string& endpoint);
@@ -209,6 +209,8 @@ class Router : public FleetObserver {
     int64_t reported = 0;
     // Prefill: tokens a second while prompts waited, smoothed; 0: not known yet.
     double pace = 0;
+    // Likewise of prompts that nothing was in the way of.
+    PromptPace prompt_pace;
     // Decode: sequences running, likewise.
     int64_t running = 0;
     // Until the next report.
@@ -235,6 +237,8 @@ class Router : public FleetObserver {
     }
   };
 
+  absl::StatusOr<Route> PlaceAmong(const std::vector<Row*>& prefill, const std::vector<Row*>& decode,
+                                   const Demand& demand, const Avoid& avoid);
   // Those that may get requests.
   std::vector<Row*> Serving(Stage stage, const std::string& fingerprint);
   absl::Status NoWorkers(const Demand& demand, bool prefill_missing, bool decode_missing) const;
@@ -270,12 +274,5 @@ class Router : public FleetObserver {
   std::map<Key, Row> rows_;
   uint64_t next_id_ = 0;
 };
-
-// What of the demand is reserved before its sequences begin: all of it, or the first reserve_output tokens of output.
-Demand ReservedFirst(const worker::v1::StateBytes& bytes, const Demand& demand);
-// State bytes of a sequence of `tokens` tokens on a worker. Saturates.
-int64_t StateBytesFor(const worker::v1::StateBytes& bytes, int64_t tokens);
-// Of all samples of a request; a little more than they take.
-int64_t StateBytesFor(const worker::v1::StateBytes& bytes, const Demand& demand);
 
 }  // namespace baton

@@ -49,6 +49,8 @@ std::string ShortName(const TraceSpan& span) {
   if (span.kind() == "client") name = absl::StrCat("call ", name);
   for (const v1::TraceAttribute& attribute : span.attributes()) {
     if (attribute.key() == "baton.attempt" && span.name() == "attempt") absl::StrAppend(&name, " ", attribute.number());
+    if (attribute.key() == "baton.hedge" && attribute.flag()) absl::StrAppend(&name, ", hedge");
+    if (attribute.key() == "baton.race") absl::StrAppend(&name, ", ", attribute.text());
     if (attribute.key() == "baton.choice") absl::StrAppend(&name, ", choice ", attribute.number());
     if (attribute.key() == "baton.continuation") absl::StrAppend(&name, " ", attribute.number());
   }

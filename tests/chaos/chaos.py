@@ -10,7 +10,8 @@ With root there are four hosts with a worker of each model, and one with the gat
 not to be had, their cables are always good. Without root all are on loopback, and there are only kills, hangs and drains.
 One worker of each role may be disturbed at a time, so that there is always somewhere to go on: then no request may fail
 either. The gateway's cable is bad as well, for clients and workers alike, but not so bad. Runs of a minute or more have
-longer requests, and silences longer than keepalives. Exit code 0: nothing lost, repeated, changed, failed or leaked.
+longer requests, and silences longer than keepalives. With --hedge-after late requests are tried twice at once. Exit code
+0: nothing lost, repeated, changed, failed or leaked.
 """
 import argparse
 import collections
@@ -153,6 +154,7 @@ def report(fleet, hosts, options, load, faults, problems):
         print(f"  faults at {where}: {sum(injector.counts.values())} {dict(injector.counts)}")
     print(f"  requests: {sum(load.outcomes.values())} {dict(load.outcomes)}, {load.tokens} tokens")
     print(f"  retries before the first token: {series(fleet.gateway, 'baton_retries_total')}")
+    print(f"  hedges: {series(fleet.gateway, 'baton_hedges_total')}")
     print(f"  resumed after it: {series(fleet.gateway, 'baton_resumes_total')}")
     print(f"  resumed from: {series(fleet.gateway, 'baton_resumed_from_total')}")
     print(f"  longest pause within a stream: p50 {percentile(load.pauses, 0.5):.2f} s, "
@@ -169,6 +171,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--clients", type=int, default=6)
     parser.add_argument("--requests", type=int, default=24, help="different ones")
+    parser.add_argument("--hedge-after", type=float, help="seconds; late requests run on two pairs of workers at once")
     parser.add_argument("--loopback", action="store_true", help="no network namespaces")
     parser.add_argument("--logs", help="keep the processes' logs in this directory")
     options = parser.parse_args()
@@ -181,8 +184,9 @@ def main():
             hosts = network.Network(["p0", "p1", "d0", "d1", "g0"], seed=options.seed)
         place = (lambda role, number: hosts.place(f"{role[0]}{number}")) if hosts else (lambda role, number: {})
         prefill_flags = PREFILL_FLAGS + (["--handoff-transport", "grpc"] if hosts else [])
+        hedging = ["--hedge-after", str(options.hedge_after), "--hedge-budget", "100"] if options.hedge_after else []
         fleet = Fleet(directory, models=MODELS, prefill=2, decode=2, prefill_flags=prefill_flags,
-                      decode_flags=DECODE_FLAGS, gateway_flags=GATEWAY_FLAGS, place=place)
+                      decode_flags=DECODE_FLAGS, gateway_flags=GATEWAY_FLAGS + hedging, place=place)
         good = play(fleet, hosts, options)
         if not good:
             print(fleet.logs(), file=sys.stderr)

@@ -119,6 +119,21 @@ TEST_F(TraceTest, Picture) {
   EXPECT_THAT(Run({"req-1", "--attributes"}).out, HasSubstr("gen_ai.request.model = alpha\n"));
 }
 
+TEST_F(TraceTest, AHedgeAndWhoWonAreSeen) {
+  v1::TraceSpan* const slow = Add("a3", "r", "attempt", "internal", 50, 80);
+  Number(slow, "baton.attempt", 3);
+  Text(slow, "baton.race", "lost");
+  v1::TraceSpan* const hedge = Add("a4", "r", "attempt", "internal", 60, 100);
+  Number(hedge, "baton.attempt", 4);
+  v1::TraceAttribute* const mark = hedge->add_attributes();
+  mark->set_key("baton.hedge");
+  mark->set_flag(true);
+  Text(hedge, "baton.race", "won");
+  const auto result = Run({"req-1"});
+  EXPECT_THAT(result.out, HasSubstr("attempt 3, lost  "));
+  EXPECT_THAT(result.out, HasSubstr("attempt 4, hedge, won  "));
+}
+
 TEST_F(TraceTest, FitsTheTerminal) {
   for (const int columns : {40, 60, 80, 200}) {
     BatonOnTerminal baton({"--gateway", gateway_.address(), "--no-color", "trace", "req-1"}, columns);
