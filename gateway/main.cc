@@ -206,7 +206,7 @@ void AddHedgeOptions(CLI::App& app, baton::HedgeOptions* hedge) {
       ->type_name("SECONDS|off")
       ->default_str("off");
   app.add_option("--hedge-budget", hedge->budget_percent, "Of the requests, those that may be tried like that")
-      ->check(baton::RealRange(0.01, 100.0))
+      ->check(baton::RealRange(0.01, 100.0).description(""))
       ->type_name("PERCENT")
       ->capture_default_str();
 }
