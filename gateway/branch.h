@@ -1,7 +1,6 @@
 // The part of a generation that runs on one pair of workers. A request begins as one branch with all its choices. When
 // its workers are lost after the client has had tokens, each choice that has not ended goes on as a branch of its own,
-// from prompt and tokens so far. Before that there may be two for a
-// while, of which one goes on (generation_hedge.cc).
+// from prompt and tokens so far. Before that there may be two for a while, of which one goes on (generation_hedge.cc).
 //
 // An attempt is a branch's pair of worker calls. A failed attempt is dropped as a whole; events that still arrive from
 // it carry an old attempt number and are ignored. Used under the session's lock.
