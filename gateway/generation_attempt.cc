@@ -254,8 +254,7 @@ void GenerationSession::OnFirstToken(Branch& branch, const worker::v1::FirstToke
     if (!relayable.ok()) return Broken(branch, relayable);
     WinRace(branch);
   }
-  if (branch.hedge_timer.has_value()) environment_.timers->Cancel(*branch.hedge_timer);
-  branch.hedge_timer.reset();
+  StopTimer(&branch.hedge_timer);
   NotePromptTime(branch, first);
   branch.attempt.has_first = true;
   if (branch.resumed) CountSource(branch, first);

@@ -18,12 +18,7 @@ constexpr std::chrono::milliseconds kLookAgain{100};
 }  // namespace
 
 void GenerationSession::WatchForHedge(Branch& branch, Clock::time_point when) {
-  const std::weak_ptr<GenerationSession> weak = weak_from_this();
-  branch.hedge_timer = environment_.timers->At(when, [weak, at = &branch, number = branch.number] {
-    const std::shared_ptr<GenerationSession> session = weak.lock();
-    if (session == nullptr) return;
-    session->InAttempt(at, number, [&] { session->OnHedgeTimer(*at); });
-  });
+  branch.hedge_timer = InAttemptAt(when, branch, &GenerationSession::OnHedgeTimer);
 }
 
 Clock::time_point GenerationSession::LateAt(const Attempt& attempt) const {

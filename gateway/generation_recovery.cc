@@ -188,15 +188,10 @@ void GenerationSession::Resume(Branch& branch, const char* reason) {
     if (next->state.has_value()) {
       FindRoute(*next);
     } else {
-      const std::weak_ptr<GenerationSession> weak = weak_from_this();
       // A moment for the news of a dead worker to arrive by the registry as well.
       const int doublings = std::clamp(next->tries - 1, 0, 5);
       next->retry =
-          environment_.timers->After(environment_.retry_pause * (1 << doublings), [weak, next, number = next->number] {
-            const std::shared_ptr<GenerationSession> session = weak.lock();
-            if (session == nullptr) return;
-            session->InAttempt(next, number, [&] { session->FindRoute(*next); });
-          });
+          InAttemptAt(Clock::now() + environment_.retry_pause * (1 << doublings), *next, &GenerationSession::FindRoute);
     }
     if (ended_) return;
   }
@@ -230,19 +225,26 @@ void GenerationSession::DropAttempt(Branch& branch) {
   branch.attempt = Attempt();
   if (branch.ticket != nullptr) environment_.queue->Leave(branch.ticket);
   branch.ticket.reset();
-  for (absl::optional<Timers::Id>* timer : {&branch.retry, &branch.watchdog, &branch.hedge_timer}) {
-    if (timer->has_value()) environment_.timers->Cancel(**timer);
-    timer->reset();
-  }
+  for (absl::optional<Timers::Id>* timer : {&branch.retry, &branch.watchdog, &branch.hedge_timer}) StopTimer(timer);
 }
 
 void GenerationSession::Watch(Branch& branch, Clock::time_point when) {
+  branch.watchdog = InAttemptAt(when, branch, &GenerationSession::OnWatch);
+}
+
+Timers::Id GenerationSession::InAttemptAt(Clock::time_point when, Branch& branch,
+                                          void (GenerationSession::*step)(Branch&)) {
   const std::weak_ptr<GenerationSession> weak = weak_from_this();
-  branch.watchdog = environment_.timers->At(when, [weak, at = &branch, number = branch.number] {
+  return environment_.timers->At(when, [weak, step, at = &branch, number = branch.number] {
     const std::shared_ptr<GenerationSession> session = weak.lock();
     if (session == nullptr) return;
-    session->InAttempt(at, number, [&] { session->OnWatch(*at); });
+    session->InAttempt(at, number, [&] { (session.get()->*step)(*at); });
   });
+}
+
+void GenerationSession::StopTimer(absl::optional<Timers::Id>* timer) {
+  if (timer->has_value()) environment_.timers->Cancel(**timer);
+  timer->reset();
 }
 
 void GenerationSession::OnWatch(Branch& branch) {

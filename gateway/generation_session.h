@@ -130,6 +130,9 @@ class GenerationSession : public std::enable_shared_from_this<GenerationSession>
   void FindRoute(Branch& branch);
   void FailAfter(const Branch& branch, const absl::Status& status);
   void DropAttempt(Branch& branch);
+  // Takes the step then, unless the attempt is over by that time.
+  Timers::Id InAttemptAt(Clock::time_point when, Branch& branch, void (GenerationSession::*step)(Branch&));
+  void StopTimer(absl::optional<Timers::Id>* timer);
   // Gives up workers that have stopped without a word.
   void Watch(Branch& branch, Clock::time_point when);
   void OnWatch(Branch& branch);

@@ -16,6 +16,7 @@
 #include "common/sampling/sampler.h"
 #include "common/state/state_codec.h"
 #include "gtest/gtest.h"
+#include "tests/metric_sum.h"
 
 namespace baton {
 namespace {
@@ -286,17 +287,7 @@ DecodeWorker::~DecodeWorker() {
 std::unique_ptr<Decode::Stub> DecodeWorker::NewStub() { return Decode::NewStub(NewChannel(server_.address())); }
 
 double DecodeWorker::Metric(const std::string& name, const std::string& label_value) const {
-  double sum = 0;
-  for (const prometheus::MetricFamily& family : metrics_.registry()->Collect()) {
-    if (family.name != name) continue;
-    for (const prometheus::ClientMetric& metric : family.metric) {
-      const bool wanted =
-          label_value.empty() || std::any_of(metric.label.begin(), metric.label.end(),
-                                             [&](const auto& label) { return label.value == label_value; });
-      if (wanted) sum += metric.counter.value + metric.gauge.value + static_cast<double>(metric.histogram.sample_count);
-    }
-  }
-  return sum;
+  return MetricSum(metrics_, name, /*label=*/"", label_value);
 }
 
 void WaitUntil(const std::function<bool()>& condition) {

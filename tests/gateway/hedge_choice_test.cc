@@ -46,12 +46,7 @@ TEST_F(OneDecodeWorkerTest, NorOneThatIsToKeepTheTurn) {
   v1::GenerateRequest request = SimpleRequest(3);
   request.set_keep_state(true);
   auto client = Stream(request);
-  const Pair first = Computing();
-  EXPECT_TRUE(Eventually([&] { return Withheld("workers") == 1; }));
-  Complete(first);
-  ExpectCompletes(*client);
-  EXPECT_EQ(Count("baton_hedges_total"), 0);
-  ExpectIdle();
+  ExpectNoWorkersForHedge(*client);
 }
 
 class OnePrefillWorkerTest : public HedgeTest {
@@ -72,12 +67,7 @@ TEST_F(OnePrefillWorkerTest, AHungReservationLeavesThePrefillWorkerFree) {
 
 TEST_F(OnePrefillWorkerTest, ThePromptsOwnWorkerIsNotAskedTwice) {
   auto client = Stream(SimpleRequest(3));
-  const Pair first = Computing();
-  EXPECT_TRUE(Eventually([&] { return Withheld("workers") == 1; }));
-  Complete(first);
-  ExpectCompletes(*client);
-  EXPECT_EQ(Count("baton_hedges_total"), 0);
-  ExpectIdle();
+  ExpectNoWorkersForHedge(*client);
 }
 
 class LocalHedgeTest : public HedgeTest {
@@ -103,9 +93,7 @@ TEST_F(LocalHedgeTest, ADecodeWorkerThatHangsOverThePromptIsLeft) {
   ASSERT_TRUE(second.call->request.compute_prompt());
   second.call->Push(LocalFirst(200));
   EXPECT_TRUE(first.call->WaitUntilOver());
-  second.call->Push(Tokens(5, {201, 202}));
-  second.call->Push(DecodeDone(worker::v1::LENGTH));
-  second.call->Finish();
+  CompleteDecode(second);
   ExpectCompletes(*client);
   EXPECT_EQ(Hedges("won"), 1);
   ExpectIdle();

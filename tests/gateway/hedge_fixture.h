@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/gateway/gateway_fixture.h"
+#include "tests/metric_sum.h"
 
 namespace baton {
 
@@ -110,9 +111,13 @@ class HedgeTest : public GatewayTest {
     pair.prefill.call->Push(First(200));
     pair.prefill.call->Push(PrefillDone());
     pair.prefill.call->Finish();
-    pair.decode.call->Push(Tokens(5, {201, 202}));
-    pair.decode.call->Push(DecodeDone(worker::v1::LENGTH));
-    pair.decode.call->Finish();
+    CompleteDecode(pair.decode);
+  }
+  // What follows the first one.
+  static void CompleteDecode(const Decode& decode) {
+    decode.call->Push(Tokens(5, {201, 202}));
+    decode.call->Push(DecodeDone(worker::v1::LENGTH));
+    decode.call->Finish();
   }
   static void ExpectCompletes(ClientStream& client) {
     const absl::Status status = client.Finish();
@@ -128,6 +133,15 @@ class HedgeTest : public GatewayTest {
     EXPECT_TRUE(pair.prefill.call->WaitUntilOver());
     EXPECT_TRUE(pair.prefill.call->cancelled());
   }
+  // There is no other worker for it, so that the first attempt completes.
+  void ExpectNoWorkersForHedge(ClientStream& client) {
+    const Pair only = Computing();
+    EXPECT_TRUE(Eventually([&] { return Withheld("workers") == 1; }));
+    Complete(only);
+    ExpectCompletes(client);
+    EXPECT_EQ(Count("baton_hedges_total"), 0);
+    ExpectIdle();
+  }
   // Nothing runs, and no worker has been asked for more.
   void ExpectIdle() {
     EXPECT_TRUE(Eventually([&] { return Status().running_requests() == 0 && gateway_->calls() == 0; }));
@@ -137,16 +151,7 @@ class HedgeTest : public GatewayTest {
 
   // Of the series of this name, with this label; 0 when there is none.
   double Count(const std::string& name, const std::string& label = "", const std::string& value = "") const {
-    double sum = 0;
-    for (const auto& family : gateway_->metrics().registry()->Collect()) {
-      if (family.name != name) continue;
-      for (const auto& metric : family.metric) {
-        bool matches = label.empty();
-        for (const auto& pair : metric.label) matches = matches || (pair.name == label && pair.value == value);
-        if (matches) sum += metric.counter.value;
-      }
-    }
-    return sum;
+    return MetricSum(gateway_->metrics(), name, label, value);
   }
   double Hedges(const std::string& result) const { return Count("baton_hedges_total", "result", result); }
   double Withheld(const std::string& reason) const { return Count("baton_hedges_withheld_total", "reason", reason); }

@@ -302,9 +302,7 @@ TEST_F(HedgeTest, WhatIsCachedIsTheWinners) {
   ExpectCancelled(first);
   second.prefill.call->Push(done);
   second.prefill.call->Finish();
-  second.decode.call->Push(Tokens(5, {201, 202}));
-  second.decode.call->Push(DecodeDone(worker::v1::LENGTH));
-  second.decode.call->Finish();
+  CompleteDecode(second.decode);
   ExpectCompletes(*client);
   EXPECT_EQ(client->finished->usage().cached_prompt_tokens(), 3);
   ExpectIdle();

@@ -20,6 +20,7 @@
 #include "prefill/prefill_metrics.h"
 #include "prefill/prefill_service.h"
 #include "tests/common/rpc/fake_decode.h"
+#include "tests/metric_sum.h"
 #include "tests/prefill/test_models.h"
 
 namespace baton {
@@ -153,7 +154,9 @@ class TestPrefillWorker {
   }
   // Tokens computed since the start.
   int64_t tokens_done() const { return load_.tokens_done(); }
-  double MetricSum(const std::string& name, const std::string& label = "", const std::string& value = "") const;
+  double MetricSum(const std::string& name, const std::string& label = "", const std::string& value = "") const {
+    return baton::MetricSum(metrics_, name, label, value);
+  }
 
   MemoryBudget& budget() { return budget_; }
   PrefillEngine& engine() { return engine_; }
@@ -181,21 +184,5 @@ class TestPrefillWorker {
   RpcServer server_;
   std::unique_ptr<worker::v1::Prefill::Stub> stub_;
 };
-
-// The sum over a name's series (histograms: of their counts), optionally those with one label value.
-inline double TestPrefillWorker::MetricSum(const std::string& name, const std::string& label,
-                                           const std::string& value) const {
-  double sum = 0;
-  for (const prometheus::MetricFamily& family : metrics_.registry()->Collect()) {
-    if (family.name != name) continue;
-    for (const prometheus::ClientMetric& metric : family.metric) {
-      bool matches = label.empty();
-      for (const auto& pair : metric.label) matches |= pair.name == label && pair.value == value;
-      if (!matches) continue;
-      sum += metric.counter.value + metric.gauge.value + static_cast<double>(metric.histogram.sample_count);
-    }
-  }
-  return sum;
-}
 
 }  // namespace baton
